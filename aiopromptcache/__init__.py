@@ -1,0 +1,38 @@
+"""Asyncio cache for prompts and model answers, with one API call for identical requests."""
+
+from . import normalize
+from ._cache import PromptCache
+from ._entry import Entry, Kind, Usage
+from ._errors import ConfigurationError, NotCached, PromptCacheError, ReentrantCall
+from ._events import CacheEvent, Hook
+from ._policy import Policy, Request
+from ._stats import Stats, TokenCount
+from ._status import CacheStatus, cache_status
+from .tiers._base import LocalTier, Tier, TierContext
+from .tiers._memory import MemoryTier
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CacheEvent",
+    "CacheStatus",
+    "ConfigurationError",
+    "Entry",
+    "Hook",
+    "Kind",
+    "LocalTier",
+    "MemoryTier",
+    "NotCached",
+    "Policy",
+    "PromptCache",
+    "PromptCacheError",
+    "ReentrantCall",
+    "Request",
+    "Stats",
+    "Tier",
+    "TierContext",
+    "TokenCount",
+    "Usage",
+    "cache_status",
+    "normalize",
+]

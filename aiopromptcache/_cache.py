@@ -1,0 +1,331 @@
+"""`PromptCache`: the surface that users write against."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from datetime import timedelta
+from types import EllipsisType, TracebackType
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
+
+from ._cached import decorate
+from ._engine import Ask, Engine, Loaded
+from ._entry import Entry
+from ._errors import ConfigurationError
+from ._events import Hook
+from ._keys import prefix, request_key
+from ._policy import Policy, seconds, tag_tuple
+from ._stats import Stats
+from ._values import Misfit, decode, decode_as, encode, encode_as
+from .tiers._base import Tier
+from .tiers._memory import MemoryTier
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+    ClientT = TypeVar("ClientT", bound=AsyncOpenAI)
+
+T = TypeVar("T")
+D = TypeVar("D")
+P = ParamSpec("P")
+
+Ttl = float | timedelta | EllipsisType | None
+"""Seconds, a timedelta, None (no expiry), or `...`: as the policy says."""
+
+_controls: ContextVar[dict[PromptCache, Policy] | None] = ContextVar(
+    "aiopromptcache control", default=None
+)
+
+
+class PromptCache:
+    """An asynchronous cache of prompts and model answers, with one flight per key.
+
+    `tiers` are asked in order, fastest first; none given means one `MemoryTier()`. `ttl` is
+    shorthand for `Policy(ttl=…)`. `hooks` get a `CacheEvent` each. `clock` gives seconds, as
+    `time.time` does.
+
+    Works at module level without `async with`; leaving `async with`, or `aclose()`, drains what is
+    still being written and closes the connections that the cache made. One cache may serve one
+    event loop after another, not two at a time.
+
+    Raises `ConfigurationError` for arguments that are not usable. A fault of a tier never reaches
+    a caller.
+    """
+
+    def __init__(
+        self,
+        *tiers: Tier,
+        policy: Policy | None = None,
+        ttl: Ttl = ...,
+        namespace: str = "default",
+        hooks: Iterable[Hook] = (),
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        if policy is not None and not isinstance(policy, Policy):
+            raise ConfigurationError(f"policy={policy!r}: expected a Policy")
+        self.policy = policy or Policy()
+        if ttl is not ...:
+            self.policy = replace(self.policy, ttl=ttl)
+        self._engine = Engine(
+            tiers or (MemoryTier(),), namespace=namespace, hooks=hooks, clock=clock
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Drain pending writes and events, close connections that the cache made itself."""
+        await self._engine.aclose()
+
+    @property
+    def namespace(self) -> str:
+        """The namespace that `clear` empties."""
+        return self._engine.namespace
+
+    @property
+    def stats(self) -> Stats:
+        """Counters so far."""
+        return self._engine.stats
+
+    # Policy
+
+    @contextmanager
+    def control(self, **policy_fields: Any) -> Iterator[None]:
+        """Override policy fields for the calls made inside.
+
+        A context variable carries it, so it also reaches calls made deep inside a framework, and
+        tasks started inside. An unknown field or a value out of range is a `ConfigurationError`.
+        """
+        outer = _controls.get()
+        _controls.set({**(outer or {}), self: self.current_policy.merged(**policy_fields)})
+        try:
+            yield
+        finally:
+            _controls.set(outer)
+
+    @property
+    def current_policy(self) -> Policy:
+        """The cache's policy with the overrides of the `control` blocks that we are in."""
+        controls = _controls.get()
+        return self.policy if controls is None else controls.get(self, self.policy)
+
+    def _policy_with(self, ttl: Ttl, tags: Iterable[str]) -> Policy:
+        policy = self.current_policy
+        if ttl is not ...:
+            policy = replace(policy, ttl=ttl)
+        if tags:
+            policy = replace(policy, tags=(*policy.tags, *tag_tuple(tags)))
+        return policy
+
+    # Keys
+
+    def key(self, **request: Any) -> str:
+        """Hex digest of any JSON-able request, e.g. `key(model=…, messages=…, temperature=…)`.
+
+        The same in every process, for every order of dict keys, on every Python. A pydantic object
+        counts as its JSON. `TypeError` for what is not JSON, NaN included.
+        """
+        return request_key(request)
+
+    def _slot(self, key: str, policy: Policy) -> str:
+        """Where a key of the caller's own is kept: partitions never share."""
+        if type(key) is not str:
+            raise TypeError(f"key={key!r}: expected a str, e.g. from cache.key(...)")
+        if policy.partition:
+            key = prefix("partition", policy.partition, key).hex()
+        return self._engine.prefix + key
+
+    # Plain access
+
+    @overload
+    async def get(self, key: str) -> Any | None: ...
+    @overload
+    async def get(self, key: str, default: D) -> Any | D: ...
+    @overload
+    async def get(self, key: str, default: D, *, type: type[T]) -> T | D: ...
+    @overload
+    async def get(self, key: str, *, type: type[T]) -> T | None: ...
+    async def get(self, key: str, default: Any = None, *, type: Any = None) -> Any:
+        """The stored value, or `default`.
+
+        With `type` (a pydantic model, dataclass, TypedDict, …) it is validated into it; a stored
+        value that does not fit is a miss. The value is the caller's own copy.
+        """
+        engine = self._engine
+        policy = self.current_policy
+        slot = self._slot(key, policy)
+        if not policy.no_cache:
+            landed = await engine.look(slot, policy, _fits(type))
+            if landed is not None and landed.tier is not None:
+                engine.promote(slot, landed)
+                engine.hit(key, landed.entry, landed.tier)
+                return decode_as(landed.entry, type)
+        engine.missed(key)
+        return default
+
+    async def set(
+        self, key: str, value: object, *, ttl: Ttl = ..., tags: Iterable[str] = ()
+    ) -> None:
+        """Store a value; what is in flight for the key is not stored over it.
+
+        JSON values and bytes come back equal and of the same type from every tier; pydantic
+        models are stored as JSON. `TypeError` for anything else, naming the offending part.
+        """
+        policy = self._policy_with(ttl, tags)
+        kind, payload = encode(value)
+        slot = self._slot(key, policy)
+        if not policy.no_store:
+            await self._engine.put(key, slot, self._engine.entry(kind, payload, policy))
+
+    async def delete(self, *keys: str) -> int:
+        """Remove keys (a `CacheStatus.key` too) from every tier; gives how many were there.
+
+        What is in flight for them still answers its callers, and is not stored.
+        """
+        policy = self.current_policy
+        slots = {self._slot(key, policy) for key in keys}
+        if policy.partition:  # a status's key has its partition inside
+            slots |= {self._engine.prefix + key for key in keys if _is_digest(key)}
+        return await self._engine.drop(list(slots))
+
+    async def clear(self) -> int:
+        """Empty this cache's namespace in every tier; gives how many entries were there."""
+        return await self._engine.clear()
+
+    async def invalidate(self, *tags: str) -> int:
+        """Drop all that was stored with any of the tags; gives how many entries that were.
+
+        What is in flight with such a tag still answers its callers, and is not stored.
+        """
+        return await self._engine.invalidate(tag_tuple(tags))
+
+    # Computing
+
+    @overload
+    async def get_or_create(
+        self,
+        key: str,
+        factory: Callable[[], Awaitable[T]],
+        *,
+        type: None = None,
+        ttl: Ttl = ...,
+        tags: Iterable[str] = (),
+    ) -> T: ...
+    @overload
+    async def get_or_create(
+        self,
+        key: str,
+        factory: Callable[[], Awaitable[object]],
+        *,
+        type: type[T],
+        ttl: Ttl = ...,
+        tags: Iterable[str] = (),
+    ) -> T: ...
+    async def get_or_create(
+        self,
+        key: str,
+        factory: Callable[[], Awaitable[Any]],
+        *,
+        type: Any = None,
+        ttl: Ttl = ...,
+        tags: Iterable[str] = (),
+    ) -> Any:
+        """The stored value, or that of one `await factory()` for all who ask at once.
+
+        Each caller gets a value of its own; the factory's error reaches each as an instance of its
+        own, and is not stored. The factory runs in a copy of the first caller's context and is
+        cancelled when the last caller has left. `TypeError` where its value cannot be stored.
+        A factory that waits for its own key gets `ReentrantCall`.
+        """
+        engine = self._engine
+        policy = self.current_policy if ttl is ... and not tags else self._policy_with(ttl, tags)
+        slot = self._slot(key, policy)
+        if not policy.no_cache:
+            entry = engine.peek(slot, policy)
+            if entry is not None:
+                try:
+                    value = decode(entry) if type is None else decode_as(entry, type)
+                except Misfit:
+                    pass
+                else:
+                    engine.count_local_hit(key, entry)
+                    return value
+
+        async def load() -> Loaded:
+            kind, payload = encode_as(await factory(), type)
+            entry = engine.entry(kind, payload, policy)
+            return Loaded(entry, storable=type is None or _fits(type)(entry))
+
+        answer = await engine.fetch(
+            Ask(key=key, slot=slot, policy=policy, load=load, accepts=_fits(type))
+        )
+        return _decode_fresh(answer.entry, type)
+
+    def cached(
+        self,
+        *,
+        ttl: Ttl = ...,
+        tags: Iterable[str] | Callable[..., Iterable[str]] = (),
+        key: Callable[..., str] | None = None,
+    ) -> Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]]:
+        """Cache an async function: one run at a time for equal arguments.
+
+        The key is made of the function's qualified name and its bound arguments, so `f(1)` is
+        `f(a=1)`; or it is what `key`, a callable on them, returns. `tags` may be such a callable
+        too. The return annotation serves as `type`. `TypeError` for an argument that is not JSON.
+        """
+        if ttl is not ... and ttl is not None:
+            seconds("ttl", ttl)
+        return cast(Any, decorate(self, ttl, tags, key))
+
+    # Clients
+
+    def wrap(self, client: ClientT) -> ClientT:
+        """The same client, cached; the one given stays as it was.
+
+        `chat.completions`, `responses`, `embeddings`, `completions` and `moderations` are answered
+        from the cache in every form; all else passes through. The result is an instance of the
+        client's own class and shares its connections. `ConfigurationError` for what is not an
+        AsyncOpenAI.
+        """
+        from ._openai import wrap  # the SDK takes a second to import
+
+        return wrap(self._engine, lambda: self.current_policy, client)
+
+
+def _fits(kind: Any) -> Callable[[Entry], bool]:
+    def fits(entry: Entry) -> bool:
+        try:
+            decode_as(entry, kind)
+        except Misfit:
+            return False
+        return True
+
+    return _anything if kind is None else fits
+
+
+def _anything(entry: Entry) -> bool:
+    return True
+
+
+def _decode_fresh(entry: Entry, kind: Any) -> Any:
+    """What a factory just made: given as it is where it does not fit its declared type."""
+    try:
+        return decode_as(entry, kind)
+    except Misfit:
+        return decode(entry)
+
+
+def _is_digest(key: str) -> bool:
+    return len(key) == 64 and all(character in "0123456789abcdef" for character in key)

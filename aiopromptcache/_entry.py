@@ -1,0 +1,109 @@
+"""The record that tiers keep: an answer in bytes, and what is needed to judge its freshness."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+
+class Kind(IntEnum):
+    """What `Entry.payload` holds. The numbers are part of the wire form: never reuse one."""
+
+    JSON = 1
+    """A value as strict JSON (every reader agrees on it)."""
+    LOOSE_JSON = 2
+    """A value as Python's JSON: NaN, infinities, integers past 64 bits, lone surrogates."""
+    BYTES = 3
+    """The caller's own bytes."""
+    HTTP = 4
+    """The body of an HTTP response; its head is in `Entry.head`."""
+    SSE = 5
+    """The body of a cleanly ended event stream; its head is in `Entry.head`."""
+
+
+class Usage(NamedTuple):
+    """Tokens that an answer was billed for."""
+
+    prompt: int
+    completion: int
+    total: int
+
+
+class Entry:
+    """One stored answer. Everything but `memo` is settled when it is made.
+
+    Times are seconds on the cache's clock. `ttl` is the fresh life (None: for ever),
+    `stale_while_revalidate` and `stale_if_error` are windows counted from its end, and `cost` is
+    how long the answer took to compute.
+    """
+
+    __slots__ = (
+        "cost",
+        "endpoint",
+        "head",
+        "kind",
+        "memo",
+        "model",
+        "payload",
+        "stale_if_error",
+        "stale_while_revalidate",
+        "stored_at",
+        "tags",
+        "ttl",
+        "usage",
+    )
+
+    def __init__(
+        self,
+        kind: Kind,
+        payload: bytes,
+        *,
+        stored_at: float,
+        ttl: float | None,
+        stale_while_revalidate: float = 0.0,
+        stale_if_error: float = 0.0,
+        cost: float = 0.0,
+        tags: tuple[str, ...] = (),
+        head: bytes | None = None,
+        endpoint: str | None = None,
+        model: str | None = None,
+        usage: Usage | None = None,
+    ) -> None:
+        self.kind = kind
+        self.payload = payload
+        self.stored_at = stored_at
+        self.ttl = ttl
+        self.stale_while_revalidate = stale_while_revalidate
+        self.stale_if_error = stale_if_error
+        self.cost = cost
+        self.tags = tags
+        self.head = head
+        self.endpoint = endpoint
+        self.model = model
+        self.usage = usage
+        self.memo: Any = None
+        """How this process rebuilds the answer fastest. Never leaves the process."""
+
+    @property
+    def expires_at(self) -> float:
+        """When the entry is of no use to anyone: end of its fresh life and of its windows."""
+        if self.ttl is None:
+            return float("inf")
+        return self.stored_at + self.ttl + max(self.stale_while_revalidate, self.stale_if_error)
+
+    @property
+    def size(self) -> int:
+        """Bytes that the content takes, without the fixed cost of keeping an entry."""
+        size = len(self.payload)
+        if self.head is not None:
+            size += len(self.head)
+        if type(self.memo) is bytes:
+            size += len(self.memo)
+        return size
+
+    def age(self, now: float) -> float:
+        """Seconds since it was stored; never negative, also when a clock was set back."""
+        return max(0.0, now - self.stored_at)
+
+    def __repr__(self) -> str:
+        return f"<Entry {self.kind.name} {len(self.payload)} bytes ttl={self.ttl}>"

@@ -1,0 +1,118 @@
+"""What happens inside, told to those who listen: off the caller's path, and harmless to it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from ._entry import Usage
+from ._errors import ConfigurationError
+from ._stats import Stats
+
+logger = logging.getLogger("aiopromptcache")
+
+EventKind = Literal[
+    "hit", "miss", "store", "collapsed", "stale", "refresh", "similar",
+    "evict", "expire", "invalidate", "error", "breaker",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheEvent:
+    """One thing that happened. Fields that do not apply to its kind are None."""
+
+    kind: EventKind
+    namespace: str
+    key: str | None = None
+    tier: str | None = None
+    endpoint: str | None = None
+    """"chat.completions", "responses", …; None for the caller's own keys."""
+    model: str | None = None
+    duration: float | None = None
+    """Seconds that the upstream call took."""
+    size: int | None = None
+    """Bytes of the stored content."""
+    age: float | None = None
+    """Seconds since the entry was stored."""
+    usage: Usage | None = None
+    error: BaseException | None = None
+
+
+Hook = Callable[[CacheEvent], Any]
+"""A plain or async callable of one event. A plain one runs on the event loop: it must not block."""
+
+QUEUE_LIMIT = 10_000
+"""Events that wait for one hook; past that the newest are dropped and counted."""
+
+
+class Dispatcher:
+    """Gives events to hooks, each through a queue of its own, after the caller went on."""
+
+    def __init__(self, hooks: Iterable[Hook], stats: Stats) -> None:
+        self._queues = [_HookQueue(hook, stats) for hook in hooks]
+        self.active = bool(self._queues)
+        """False when nobody listens: then no event needs to be made."""
+
+    def emit(self, event: CacheEvent) -> None:
+        """Hand over one event. Never blocks, never raises."""
+        for queue in self._queues:
+            queue.put(event)
+
+    async def drain(self) -> None:
+        """Wait until every hook has seen what was emitted so far."""
+        for queue in self._queues:
+            await queue.drain()
+
+
+class _HookQueue:
+    def __init__(self, hook: Hook, stats: Stats) -> None:
+        if not callable(hook):
+            raise ConfigurationError(f"hooks: {hook!r} is not callable")
+        self._hook = hook
+        self._stats = stats
+        self._events: deque[CacheEvent] = deque()
+        self._task: asyncio.Task[None] | None = None
+        self._warned = False
+
+    def put(self, event: CacheEvent) -> None:
+        if len(self._events) >= QUEUE_LIMIT:
+            self._stats.dropped_events += 1
+            return
+        self._events.append(event)
+        if self._task is None or self._task.done() or self._task.get_loop().is_closed():
+            try:
+                loop = asyncio.get_running_loop()
+            except RuntimeError:  # outside a loop: told when the next event comes inside one
+                return
+            # Not create_task: an eager task would run the hook on the caller's path.
+            self._task = asyncio.Task(self._run(), loop=loop, name="aiopromptcache hook")
+
+    async def _run(self) -> None:
+        while self._events:
+            event = self._events.popleft()
+            try:
+                result = self._hook(event)
+                if inspect.isawaitable(result):
+                    await result
+            except Exception as error:
+                self._report(error)
+
+    def _report(self, error: Exception) -> None:
+        self._stats.errors += 1
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "a cache hook failed with %s; further failures of it are only counted",
+                type(error).__name__,
+            )
+        logger.debug("cache hook failed", exc_info=error)
+
+    async def drain(self) -> None:
+        task = self._task
+        if task is not None and not task.done() and task.get_loop() is asyncio.get_running_loop():
+            await asyncio.wait([task])

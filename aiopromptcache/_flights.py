@@ -1,0 +1,264 @@
+"""Single flight: one piece of work per key, awaited by all who ask while it runs.
+
+State changes happen synchronously; what is awaited is only ever a waiter's own future. A flight
+runs in a task of its own, in a copy of its first caller's context, so no caller's cancellation or
+deadline reaches it; the last waiter to leave cancels it. This module knows no tier and no policy.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextvars import ContextVar
+from typing import Any, Generic, TypeVar
+
+from ._errors import ReentrantCall
+
+T = TypeVar("T")
+
+_current: ContextVar[Flight[Any] | None] = ContextVar("aiopromptcache flight", default=None)
+
+
+class FlightLost(Exception):
+    """The flight was cancelled by none of its waiters. Whoever still wants it starts anew."""
+
+
+class OutOfPatience(Exception):
+    """A waiter's own time was up; the flight goes on for the others."""
+
+
+class Flight(Generic[T]):
+    """Work in progress for one key.
+
+    `patience` is how long its leader gives the upstream (None: unlimited). `detached` is set when
+    the key was invalidated meanwhile: the waiters get their answer, and it is not stored.
+    """
+
+    __slots__ = (
+        "_error",
+        "_error_traceback",
+        "_result",
+        "_waiters",
+        "awaits",
+        "detached",
+        "done",
+        "kept",
+        "key",
+        "lane",
+        "loop",
+        "patience",
+        "tags",
+        "task",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        lane: str | None,
+        loop: asyncio.AbstractEventLoop,
+        tags: tuple[str, ...],
+        patience: float | None,
+    ) -> None:
+        self.key = key
+        self.lane = lane
+        self.loop = loop
+        self.tags = tags
+        self.patience = patience
+        self.detached = False
+        self.kept = False
+        """True once the answer is there: from then on the work ends even if nobody waits."""
+        self.done = False
+        self.task: asyncio.Task[T] | None = None
+        self.awaits: set[Flight[Any]] = set()
+        """Flights that this one's own work waits for now."""
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._result: T | None = None
+        self._error: BaseException | None = None
+        self._error_traceback: Any = None
+
+    @property
+    def waiting(self) -> int:
+        """How many callers wait now."""
+        return len(self._waiters)
+
+    def land(self, task: asyncio.Task[T]) -> None:
+        """Take over the task's outcome and wake everyone."""
+        self.done = True
+        if task.cancelled():
+            self._error = FlightLost()
+        else:
+            self._error = task.exception()
+            if self._error is None:
+                self._result = task.result()
+            else:
+                self._error_traceback = self._error.__traceback__
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def outcome(self, *, leader: bool) -> T:
+        """The result, or the error: the leader's own instance, a twin of it for everyone else."""
+        error = self._error
+        if error is None:
+            return self._result  # type: ignore[return-value]  # landed without an error
+        if leader or isinstance(error, FlightLost):
+            raise error
+        raise twin(error, self._error_traceback)
+
+
+class Flights(Generic[T]):
+    """The flights of one cache. A key has at most one that can be joined in each lane."""
+
+    def __init__(self) -> None:
+        self._flights: dict[str, list[Flight[T]]] = {}
+        self._tasks: dict[asyncio.Task[T], Flight[T]] = {}
+
+    def __len__(self) -> int:
+        return len(self._flights)
+
+    def find(self, key: str, lane: str = "") -> Flight[T] | None:
+        """The flight of this key and lane that a caller on the running loop can still join."""
+        for flight in self._flights.get(key, ()):
+            # Another loop's flight is passed over: that loop has ended, it will never land.
+            if flight.lane == lane and flight.loop is asyncio.get_running_loop():
+                return flight
+        return None
+
+    def start(
+        self,
+        key: str,
+        work: Callable[[Flight[T]], Coroutine[Any, Any, T]],
+        *,
+        lane: str | None = "",
+        tags: tuple[str, ...] = (),
+        patience: float | None = None,
+    ) -> Flight[T]:
+        """Start work for a key; in the lane None nobody can join it."""
+        loop = asyncio.get_running_loop()
+        flight: Flight[T] = Flight(key, lane, loop, tags, patience)
+        self._flights.setdefault(key, []).append(flight)
+        task = flight.task = loop.create_task(_run(flight, work), name="aiopromptcache flight")
+        self._tasks[task] = flight
+        task.add_done_callback(lambda task: self._landed(flight, task))
+        return flight
+
+    async def join(self, flight: Flight[T], *, leader: bool, timeout: float | None = None) -> T:
+        """Wait for a flight's outcome.
+
+        Raises `OutOfPatience` when `timeout` seconds have passed, `ReentrantCall` where waiting
+        would never end, `FlightLost` where the flight was cancelled from outside.
+        """
+        if flight.done:
+            return flight.outcome(leader=leader)
+        outer = _current.get()
+        if outer is not None and not outer.done and outer.loop is flight.loop:
+            _refuse_circle(outer, flight)
+            outer.awaits.add(flight)
+            try:
+                return await self._wait(flight, leader, timeout)
+            finally:
+                outer.awaits.discard(flight)
+        return await self._wait(flight, leader, timeout)
+
+    async def _wait(self, flight: Flight[T], leader: bool, timeout: float | None) -> T:
+        waiter = flight.loop.create_future()
+        flight._waiters.add(waiter)
+        timer = None
+        if timeout is not None:
+            timer = flight.loop.call_later(timeout, _expire, waiter)
+        try:
+            await waiter
+        finally:
+            flight._waiters.discard(waiter)
+            if timer is not None:
+                timer.cancel()
+            if not flight.done and not flight._waiters and not flight.kept:
+                self._abandon(flight)
+        return flight.outcome(leader=leader)
+
+    def _abandon(self, flight: Flight[T]) -> None:
+        """The last waiter left: end the work, and let nobody join it any more."""
+        self.remove(flight)
+        if flight.task is not None:
+            flight.task.cancel()
+
+    def remove(self, flight: Flight[T]) -> None:
+        """Make this very flight unjoinable; others of its key stay."""
+        flights = self._flights.get(flight.key, [])
+        if flight in flights:
+            flights.remove(flight)
+            if not flights:
+                del self._flights[flight.key]
+
+    def detach(self, key: str) -> None:
+        """The key was invalidated: what its flights bring is not stored, newcomers start anew."""
+        for flight in self._flights.pop(key, ()):
+            flight.detached = True
+
+    def detach_where(self, test: Callable[[Flight[T]], bool]) -> None:
+        """Detach every flight for which `test` holds."""
+        for flight in [flight for flights in self._flights.values() for flight in flights]:
+            if test(flight):
+                flight.detached = True
+                self.remove(flight)
+
+    def _landed(self, flight: Flight[T], task: asyncio.Task[T]) -> None:
+        self._tasks.pop(task, None)
+        self.remove(flight)
+        flight.land(task)
+
+    async def finish(self) -> None:
+        """Wait for what is still being stored. Calls that are still upstream go on by themselves."""
+        loop = asyncio.get_running_loop()
+        if storing := [task for task, flight in self._tasks.items() if flight.kept and flight.loop is loop]:
+            await asyncio.wait(storing)
+
+
+async def _run(flight: Flight[T], work: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> T:
+    _current.set(flight)
+    return await work(flight)
+
+
+def _expire(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_exception(OutOfPatience())
+
+
+def _refuse_circle(outer: Flight[Any], wanted: Flight[Any]) -> None:
+    """Work may not wait for a flight that waits, over any number of flights, for that work."""
+    rest, seen = [wanted], set()
+    while rest:
+        flight = rest.pop()
+        if flight is outer:
+            raise ReentrantCall("the work for a key waits for that same key; give it another key")
+        if flight not in seen:
+            seen.add(flight)
+            rest.extend(flight.awaits)
+
+
+def twin(error: BaseException, traceback: Any = None) -> BaseException:
+    """An equal exception that shares no mutable state with the original.
+
+    One instance raised in many tasks would share its context, notes and traceback. Where a class
+    cannot be rebuilt, the original is all there is.
+    """
+    kind = type(error)
+    try:
+        _, arguments, *state = error.__reduce__()  # type: ignore[misc]  # exceptions give a tuple
+        copy: BaseException = kind.__new__(kind, *arguments)
+        _builtin_base(kind).__init__(copy, *arguments)  # state that only C code can set
+        copy.args = error.args
+        if state and state[0]:
+            copy.__setstate__(state[0])
+        copy.__dict__.update(error.__dict__)
+    except Exception:
+        return error
+    if "__notes__" in copy.__dict__:
+        copy.__notes__ = list(error.__notes__)
+    copy.__cause__ = error.__cause__
+    copy.__suppress_context__ = error.__suppress_context__
+    return copy.with_traceback(traceback)
+
+
+def _builtin_base(kind: type[BaseException]) -> type[BaseException]:
+    return next(base for base in kind.__mro__ if base.__module__ == "builtins")

@@ -1,0 +1,196 @@
+"""What may be stored, for how long, and when a stored answer may be used.
+
+`Policy` is data, `decide` is arithmetic: neither knows a tier or awaits anything.
+Field names follow RFC 9111 (`no_store`, `max_age`, …) and RFC 5861 (the stale windows).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from datetime import timedelta
+from enum import Enum
+from typing import Any
+
+from ._entry import Entry
+from ._errors import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What `cacheable`, `storable` and `normalize` get to see of a call.
+
+    `endpoint` is "chat.completions", "responses", "embeddings", "completions" or "moderations";
+    `params` is the request's JSON body as sent (with `extra_body` merged in); do not change it.
+    """
+
+    endpoint: str
+    params: dict[str, Any]
+    stream: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """How answers are cached. Times are seconds, or a `timedelta`.
+
+    Raises `ConfigurationError` for a value out of range, naming the field, the value and what is
+    allowed. Derive a changed policy with `dataclasses.replace`, or for some calls with
+    `cache.control(...)`.
+    """
+
+    ttl: float | timedelta | None = 3600.0
+    """Fresh life of what is stored; None: no expiry; 0: do not store."""
+    stale_while_revalidate: float | timedelta = 0.0
+    """Window after the fresh life in which the old answer is given while a new one is fetched."""
+    stale_if_error: float | timedelta = 0.0
+    """Window after the fresh life in which the old answer is given if the upstream fails."""
+    refresh_ahead: float = 0.0
+    """Strength of probabilistic early refresh (XFetch's beta); 0 is off, 1 is usual."""
+    jitter: float = 0.0
+    """Fraction of the ttl, 0 to 1, that is taken off at random when an answer is stored."""
+    max_age: float | timedelta | None = None
+    """Accept no entry older than this."""
+    no_cache: bool = False
+    """Do not answer from the cache; store the new answer."""
+    no_store: bool = False
+    """Store nothing."""
+    only_if_cached: bool = False
+    """Never go upstream: raise `NotCached` instead."""
+    partition: str = ""
+    """Part of the key: tenants, users or prompt versions that must never share an answer."""
+    tags: tuple[str, ...] = ()
+    """Labels for `invalidate`. A list or any iterable of str is accepted."""
+    normalize: Callable[[Request], Mapping[str, Any]] | None = None
+    """Gives the parameters that are hashed, never those that are sent."""
+    similarity: Any = ...
+    """`...`: as the cache says; None: no similar hits; a number from 0 to 1: its threshold."""
+    stream_usage: bool = False
+    """Ask upstream for usage on every stream; callers who did not ask do not see it."""
+    cacheable: Callable[[Request], bool] | None = None
+    """May this be cached at all? None: the built-in rule."""
+    storable: Callable[[Request, dict[str, Any]], bool] | None = None
+    """May this answer (the JSON body) be stored? None: the built-in rule."""
+
+    def __post_init__(self) -> None:
+        for name in ("ttl", "max_age"):
+            if getattr(self, name) is not None:
+                _set(self, name, seconds(name, getattr(self, name)))
+        for name in ("stale_while_revalidate", "stale_if_error"):
+            _set(self, name, seconds(name, getattr(self, name)))
+        _set(self, "refresh_ahead", seconds("refresh_ahead", self.refresh_ahead))
+        _set(self, "jitter", fraction("jitter", self.jitter))
+        _set(self, "tags", tag_tuple(self.tags))
+        for name in ("no_cache", "no_store", "only_if_cached", "stream_usage"):
+            _expect(name, getattr(self, name), bool, "True or False")
+        _expect("partition", self.partition, str, "a str")
+        for name in ("normalize", "cacheable", "storable"):
+            value = getattr(self, name)
+            if value is not None and not callable(value):
+                raise ConfigurationError(f"{name}={value!r}: expected a callable or None")
+        if self.similarity is not None and self.similarity is not ...:
+            _set(self, "similarity", fraction("similarity", self.similarity))
+
+    def merged(self, **changes: Any) -> Policy:
+        """This policy with some fields replaced; an unknown name is a `ConfigurationError`."""
+        unknown = changes.keys() - POLICY_FIELDS
+        if unknown:
+            raise ConfigurationError(
+                f"unknown policy field {sorted(unknown)[0]!r}; allowed: {', '.join(POLICY_FIELDS)}"
+            )
+        return replace(self, **changes)
+
+
+POLICY_FIELDS = tuple(field.name for field in fields(Policy))
+
+
+def _set(policy: Policy, name: str, value: object) -> None:
+    object.__setattr__(policy, name, value)
+
+
+def _expect(name: str, value: object, kind: type, allowed: str) -> None:
+    if not isinstance(value, kind):
+        raise ConfigurationError(f"{name}={value!r}: expected {allowed}")
+
+
+def seconds(name: str, value: object) -> float:
+    """A duration in seconds from a number or a timedelta; `ConfigurationError` otherwise."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ConfigurationError(f"{name}={value!r}: expected seconds (a number) or a timedelta")
+    if math.isnan(value) or math.isinf(value) or value < 0:
+        raise ConfigurationError(f"{name}={value!r}: expected a finite number of seconds, 0 or more")
+    return float(value)
+
+
+def fraction(name: str, value: object) -> float:
+    """A number from 0 to 1; `ConfigurationError` otherwise."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
+        raise ConfigurationError(f"{name}={value!r}: expected a number from 0 to 1")
+    return float(value)
+
+
+def tag_tuple(tags: Iterable[str]) -> tuple[str, ...]:
+    """Tags as a tuple; a bare str or a tag that is no str is a `ConfigurationError`."""
+    if isinstance(tags, str):
+        raise ConfigurationError(f"tags={tags!r}: expected an iterable of str, not one str")
+    collected = tuple(tags)
+    for tag in collected:
+        if not isinstance(tag, str) or not tag:
+            raise ConfigurationError(f"tags: {tag!r} is no tag; expected a str that is not empty")
+    return collected
+
+
+class Verdict(Enum):
+    """What an entry is good for now."""
+
+    FRESH = "fresh"
+    REVALIDATE = "revalidate"
+    """Past its fresh life, inside stale_while_revalidate."""
+    ON_ERROR = "on error"
+    """Past its fresh life, inside stale_if_error only."""
+    UNUSABLE = "unusable"
+
+
+def decide(entry: Entry, policy: Policy, now: float) -> Verdict:
+    """Judge one entry for one caller.
+
+    The windows were recorded when the entry was written; the caller's policy may tighten them,
+    never widen them.
+    """
+    age = now - entry.stored_at
+    if policy.max_age is not None and age > policy.max_age:  # type: ignore[operator]  # normalised
+        return Verdict.UNUSABLE
+    if entry.ttl is None or age < entry.ttl:
+        return Verdict.FRESH
+    staleness = age - entry.ttl
+    if staleness < min(entry.stale_while_revalidate, policy.stale_while_revalidate):  # type: ignore[type-var]
+        return Verdict.REVALIDATE
+    if staleness < min(entry.stale_if_error, policy.stale_if_error):  # type: ignore[type-var]
+        return Verdict.ON_ERROR
+    return Verdict.UNUSABLE
+
+
+def cache_control(header: str) -> dict[str, Any]:
+    """The policy fields that a request's Cache-Control header sets.
+
+    As RFC 9111 asks, names are case-insensitive, and what is unknown or malformed is ignored.
+    """
+    changes: dict[str, Any] = {}
+    for part in header.split(","):
+        name, _, argument = part.strip().partition("=")
+        match name.strip().lower():
+            case "no-cache":
+                changes["no_cache"] = True
+            case "no-store":
+                changes["no_store"] = True
+            case "only-if-cached":
+                changes["only_if_cached"] = True
+            case "max-age":
+                argument = argument.strip().strip('"')
+                if argument.isascii() and argument.isdigit():
+                    changes["max_age"] = float(min(int(argument[:20]), 2**31))
+            case _:
+                pass
+    return changes

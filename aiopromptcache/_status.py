@@ -1,0 +1,62 @@
+"""What happened to one call: `CacheStatus`, and its RFC 9211 form."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Forward = Literal["miss", "bypass", "stale", "request"]
+
+ATTRIBUTE = "_aiopromptcache_status"
+"""Where a result carries its status: the arguments of a CacheStatus, made only when asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStatus:
+    """How one call was answered. `str()` gives the value of an RFC 9211 Cache-Status header."""
+
+    key: str
+    """What `cache.delete` takes to remove this answer; "" where the call had no key."""
+    hit: bool = False
+    tier: str | None = None
+    """"memory", "redis" or a third party's name; None unless it is a hit."""
+    age: float | None = None
+    """Seconds since the answer was stored; None unless it is a hit."""
+    ttl: float | None = None
+    """Seconds of fresh life left; negative when stale; None where there is no expiry."""
+    fwd: Forward | None = None
+    """Why the call went upstream: "miss", "bypass" (not cacheable), "stale", "request"."""
+    collapsed: bool = False
+    """Answered by the flight of another caller."""
+    stored: bool = False
+    stale: bool = False
+    similarity: float | None = None
+    """Score of a similar hit, 0 to 1; None for an exact one."""
+
+    def __str__(self) -> str:
+        parts = ["aiopromptcache"]
+        if self.hit:
+            parts.append("hit")
+        elif self.fwd is not None:
+            parts.append(f"fwd={self.fwd}")
+        if self.ttl is not None:
+            parts.append(f"ttl={math.floor(self.ttl)}")
+        if self.stored:
+            parts.append("stored")
+        if self.collapsed:
+            parts.append("collapsed")
+        if self.tier is not None:
+            parts.append(f"detail={self.tier}")
+        return "; ".join(parts)
+
+
+def cache_status(result: object) -> CacheStatus | None:
+    """How the call that returned `result` was answered.
+
+    `result` is anything that a wrapped client returned: a completion, a parsed one, a response,
+    embeddings, a stream (whose status is final once it has ended), a raw response. None for
+    everything else.
+    """
+    arguments: Any = getattr(result, ATTRIBUTE, None)
+    return CacheStatus(*arguments) if type(arguments) is tuple else None

@@ -1,0 +1,123 @@
+"""The caller's own values: to bytes and back, equal and of the same type, or a clear refusal."""
+
+from __future__ import annotations
+
+import json
+import math
+from functools import lru_cache
+from typing import Any
+
+import orjson
+from pydantic import BaseModel, TypeAdapter
+
+from ._entry import Entry, Kind
+
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+_UNIVERSAL_INT = range(-(2**63), 2**64)
+
+
+class Misfit(Exception):
+    """A stored value does not fit the type that was asked for: a miss."""
+
+
+def encode(value: object) -> tuple[Kind, bytes]:
+    """The stored form of a value.
+
+    JSON values (None, bool, int, float, str, list, dict with str keys) and bytes come back equal
+    and of the same type. A pydantic model becomes its JSON. Anything else is a `TypeError` that
+    names the offending part.
+    """
+    if type(value) is bytes:
+        return Kind.BYTES, value
+    if isinstance(value, BaseModel):
+        return Kind.JSON, value.model_dump_json(by_alias=True).encode()
+    try:
+        universal = type(value) is str or _check(value, "value")
+    except RecursionError:
+        raise TypeError("value is nested too deeply, or contains itself") from None
+    if universal:
+        try:
+            return Kind.JSON, orjson.dumps(value)
+        except orjson.JSONEncodeError:  # a lone surrogate, or nested past orjson's limit
+            pass
+    try:
+        return Kind.LOOSE_JSON, json.dumps(value, separators=(",", ":")).encode()
+    except (RecursionError, ValueError):
+        raise TypeError("value is nested too deeply, or contains itself") from None
+
+
+def _check(value: object, where: str) -> bool:
+    """Refuse what JSON would change; tell whether every JSON reader agrees on the numbers."""
+    kind = type(value)
+    if kind in _SCALARS:
+        if kind is float:
+            return math.isfinite(value)  # type: ignore[arg-type]  # just seen to be a float
+        return kind is not int or value in _UNIVERSAL_INT
+    if kind is list:
+        return all([_check(item, f"{where}[{i}]") for i, item in enumerate(value)])  # type: ignore[call-overload]
+    if kind is dict:
+        for key in value:  # type: ignore[attr-defined]
+            if type(key) is not str:
+                raise TypeError(f"{where} has the key {key!r} of type {kind_name(key)}; allowed: str")
+        return all([_check(item, f"{where}[{key!r}]") for key, item in value.items()])  # type: ignore[attr-defined]
+    raise TypeError(
+        f"{where} is of type {kind_name(value)}; allowed: None, bool, int, float, str, list, "
+        "dict with str keys, and as a whole bytes or a pydantic model"
+    )
+
+
+def kind_name(value: object) -> str:
+    """The name of a value's type, for messages."""
+    return type(value).__qualname__
+
+
+def encode_as(value: object, kind: Any) -> tuple[Kind, bytes]:
+    """Like `encode`, but what only `kind` knows how to write (a dataclass, a date) is written so."""
+    try:
+        return encode(value)
+    except TypeError:
+        if kind is None:
+            raise
+        return Kind.JSON, _adapter(kind).dump_json(value, by_alias=True)
+
+
+def decode(entry: Entry) -> Any:
+    """A value of the caller's own. A stored HTTP answer gives its JSON body."""
+    kind = entry.kind
+    if kind is Kind.JSON or kind is Kind.HTTP:
+        return orjson.loads(entry.payload)
+    if kind is Kind.LOOSE_JSON:
+        return json.loads(entry.payload)
+    return entry.payload
+
+
+def decode_as(entry: Entry, kind: Any) -> Any:
+    """The value, validated into `kind`. Raises `Misfit` where it does not fit."""
+    if kind is None:
+        return decode(entry)
+    if kind in _PLAIN:
+        value = decode(entry)
+        if type(value) is not kind:
+            raise Misfit
+        return value
+    try:
+        if entry.kind is Kind.JSON or entry.kind is Kind.HTTP:
+            return _adapter(kind).validate_json(entry.payload)
+        return _adapter(kind).validate_python(decode(entry))
+    except ValueError:  # pydantic's ValidationError is one
+        raise Misfit from None
+
+
+_PLAIN = (str, bytes, int, float, bool, list, dict, type(None))
+
+
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    try:
+        return _cached_adapter(kind)
+    except TypeError:  # a type that cannot be hashed
+        return TypeAdapter(kind)
+
+
+@lru_cache(maxsize=512)
+def _cached_adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
