@@ -287,7 +287,10 @@ class PromptCache:
         """
         if ttl is not ... and ttl is not None:
             seconds("ttl", ttl)
-        return cast(Any, decorate(self, ttl, tags, key))
+        return cast(
+            Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]],
+            decorate(self, ttl, tags, key),
+        )
 
     # Clients
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from urllib.parse import quote
 
 from ._entry import Entry, Kind
@@ -98,7 +98,9 @@ class Engine:
 
     def _adopt(self, position: int, tier: Tier) -> None:
         if not isinstance(tier, Tier):
-            raise ConfigurationError(f"{tier!r} is no tier; expected MemoryTier, RedisTier or a Tier")
+            raise ConfigurationError(
+                f"{tier!r} is no tier; expected MemoryTier, RedisTier or a Tier"
+            )
         context = TierContext(
             self.prefix[:-1],
             self.clock,
@@ -121,13 +123,20 @@ class Engine:
             return None
         return entry
 
-    async def look(self, ask_slot: str, policy: Policy, accepts: Callable[[Entry], bool]) -> Landed | None:
-        """A fresh entry of any tier, fastest first; it is copied into the local one."""
-        entry = self.peek(ask_slot, policy)
+    async def look(
+        self, slot: str, policy: Policy, accepts: Callable[[Entry], bool]
+    ) -> Landed | None:
+        """A fresh entry of any tier, fastest first."""
+        entry = self.peek(slot, policy)
         if entry is not None and accepts(entry):
             return Landed(entry, self.local.name if self.local else None)
+        return await self._look_remote(slot, policy, accepts) if self.remote else None
+
+    async def _look_remote(
+        self, slot: str, policy: Policy, accepts: Callable[[Entry], bool]
+    ) -> Landed | None:
         for guard in self.remote:
-            entry = (await guard.get([ask_slot])).get(ask_slot)
+            entry = (await guard.get([slot])).get(slot)
             if (
                 entry is not None
                 and decide(entry, policy, self.clock()) is Verdict.FRESH
@@ -149,47 +158,40 @@ class Engine:
             entry = self.peek(ask.slot, policy)
             if entry is not None and ask.accepts(entry):
                 return self.hit(ask.key, entry, self.local.name if self.local else "memory")
-        if policy.only_if_cached:
-            return await self._fetch_stored(ask)
-        while True:
-            flight, leader = self._board(ask)
-            try:
-                landed = await self.flights.join(
-                    flight, leader=leader, timeout=None if leader else ask.patience
-                )
-            except FlightLost:
-                if leader:
-                    raise asyncio.CancelledError from None
-                continue
-            except BaseException as error:
-                if (
-                    not leader
-                    and isinstance(error, Exception)
-                    and ask.outlasts(error, flight.patience)
-                ):
-                    continue
-                self._count(leader)
-                raise
-            return self._answer(ask, landed, leader)
+        if policy.only_if_cached and (answer := await self.fetch_stored(ask)):
+            return answer
+        lane = self._lane(policy)
+        while lane is not None and self.flights.find(ask.slot, lane) is not None:
+            if (answer := await self.follow(ask)) is not None:
+                return answer
+        return await self._lead(ask, lane)
 
-    async def _fetch_stored(self, ask: Ask) -> Answer:
-        landed = None
-        if not ask.policy.no_cache:
-            landed = await self.look(ask.slot, ask.policy, ask.accepts)
-        if landed is not None:
-            self.promote(ask.slot, landed)
-            return self._answer(ask, landed, leader=True)
-        self._count(leader=True)
-        self.tell("miss", ask)
-        raise NotCached(f"only_if_cached: no tier has a usable answer for the key {ask.key}")
+    def _lane(self, policy: Policy) -> str | None:
+        """Which callers may share a flight. Who wants a new answer neither joins nor lends one."""
+        if policy.no_cache:
+            return None
+        return NO_STORE_LANE if policy.no_store else ""
 
-    def _board(self, ask: Ask) -> tuple[Flight[Landed], bool]:
-        """Join the flight of this key, or start it. True for the one who started it."""
-        lane: str | None = NO_STORE_LANE if ask.policy.no_store else ""
-        if ask.policy.no_cache:
-            lane = None  # who wants a new answer neither joins an older call nor lends out theirs
-        elif flight := self.flights.find(ask.slot, lane or ""):
-            return flight, False
+    async def follow(self, ask: Ask) -> Answer | None:
+        """The answer of the flight that is there; None where it was lost, or not patient enough.
+
+        Raises what the upstream raised, and `OutOfPatience`.
+        """
+        flight = self.flights.find(ask.slot, self._lane(ask.policy) or "")
+        if flight is None:
+            return None
+        try:
+            landed = await self.flights.join(flight, leader=False, timeout=ask.patience)
+        except FlightLost:
+            return None
+        except BaseException as error:
+            if isinstance(error, Exception) and ask.outlasts(error, flight.patience):
+                return None
+            self._count(leader=False)
+            raise
+        return self._answer(ask, landed, leader=False)
+
+    async def _lead(self, ask: Ask, lane: str | None) -> Answer:
         flight = self.flights.start(
             ask.slot,
             lambda flight: self._fly(flight, ask),
@@ -197,11 +199,39 @@ class Engine:
             tags=ask.policy.tags,
             patience=ask.patience,
         )
-        return flight, True
+        try:
+            landed = await self.flights.join(flight, leader=True)
+        except FlightLost:
+            self._count(leader=True)
+            raise asyncio.CancelledError from None
+        except BaseException:
+            self._count(leader=True)
+            raise
+        return self._answer(ask, landed, leader=True)
 
-    async def _fly(self, flight: Flight[Landed], ask: Ask) -> Landed:
+    async def fetch_stored(self, ask: Ask) -> Answer | None:
+        """The answer of a tier, or None. Raises `NotCached` for only_if_cached."""
         if not ask.policy.no_cache:
             landed = await self.look(ask.slot, ask.policy, ask.accepts)
+            if landed is not None:
+                self.promote(ask.slot, landed)
+                return self._answer(ask, landed, leader=True)
+        if ask.policy.only_if_cached:
+            self._count(leader=True)
+            self.tell("miss", ask)
+            raise NotCached(f"only_if_cached: no tier has a usable answer for the key {ask.key}")
+        return None
+
+    def record(self, ask: Ask) -> Recording:
+        """An upstream call begins whose answer comes bit by bit."""
+        self._count(leader=True)
+        self.stats.upstream_calls += 1
+        self.tell("miss", ask)
+        return Recording(self, ask)
+
+    async def _fly(self, flight: Flight[Landed], ask: Ask) -> Landed:
+        if self.remote and not ask.policy.no_cache:
+            landed = await self._look_remote(ask.slot, ask.policy, ask.accepts)
             if landed is not None:
                 if not flight.detached:
                     self.promote(ask.slot, landed)
@@ -210,7 +240,7 @@ class Engine:
         flight.kept = True
         stored = False
         if loaded.storable and not ask.policy.no_store:
-            stored = await self._keep(flight, ask.slot, loaded.entry)
+            stored = await self.keep(flight, ask.slot, loaded.entry)
         if stored:
             self.tell("store", ask, entry=loaded.entry)
         return Landed(loaded.entry, None, stored, loaded.extra)
@@ -303,21 +333,21 @@ class Engine:
         **fields: Any,
     ) -> Entry:
         """A new entry with the life that the policy gives it."""
-        ttl = policy.ttl
+        ttl = cast(float | None, policy.ttl)  # a Policy has made seconds of it
         if ttl is not None and policy.jitter:
-            ttl *= 1 - policy.jitter * random.random()  # type: ignore[operator]  # normalised
+            ttl *= 1 - policy.jitter * random.random()
         return Entry(
             kind,
             payload,
             stored_at=self.clock(),
-            ttl=ttl,  # type: ignore[arg-type]  # normalised
-            stale_while_revalidate=policy.stale_while_revalidate,  # type: ignore[arg-type]
-            stale_if_error=policy.stale_if_error,  # type: ignore[arg-type]
+            ttl=ttl,
+            stale_while_revalidate=cast(float, policy.stale_while_revalidate),
+            stale_if_error=cast(float, policy.stale_if_error),
             tags=policy.tags,
             **fields,
         )
 
-    async def _keep(self, flight: Flight[Landed], slot: str, entry: Entry) -> bool:
+    async def keep(self, flight: Flight[Landed], slot: str, entry: Entry) -> bool:
         """Store what a flight brought, unless the key was invalidated before or meanwhile."""
         if flight.detached or entry.ttl == 0:
             return False
@@ -449,3 +479,35 @@ class Engine:
                     error=error,
                 )
             )
+
+
+class Recording:
+    """An answer that comes bit by bit: stored whole, unless its key is invalidated meanwhile."""
+
+    def __init__(self, engine: Engine, ask: Ask) -> None:
+        self._engine = engine
+        self._ask = ask
+        self._started = engine.clock()
+        self._flight = engine.flights.open(ask.slot, ask.policy.tags)
+
+    async def keep(self, entry: Entry) -> bool:
+        """Store what came; True where a tier took it."""
+        entry.cost = max(0.0, self._engine.clock() - self._started)
+        stored = False
+        if not self._ask.policy.no_store:
+            stored = await self._engine.keep(self._flight, self._ask.slot, entry)
+        self.end()
+        if stored:
+            self._engine.tell("store", self._ask, entry=entry)
+        return stored
+
+    def failed(self, error: BaseException) -> None:
+        """The upstream failed, or its caller left before it answered."""
+        self.end()
+        if isinstance(error, Exception):
+            self._engine.stats.errors += 1
+            self._engine.tell("error", self._ask, error=error)
+
+    def end(self) -> None:
+        """Nothing more will come."""
+        self._engine.flights.remove(self._flight)

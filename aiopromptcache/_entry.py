@@ -81,8 +81,8 @@ class Entry:
         self.endpoint = endpoint
         self.model = model
         self.usage = usage
-        self.memo: Any = None
-        """How this process rebuilds the answer fastest. Never leaves the process."""
+        self.memo: tuple[Any, ...] | None = None
+        """How this process rebuilds the answer fastest (a pickle first). Never leaves it."""
 
     @property
     def expires_at(self) -> float:
@@ -97,8 +97,8 @@ class Entry:
         size = len(self.payload)
         if self.head is not None:
             size += len(self.head)
-        if type(self.memo) is bytes:
-            size += len(self.memo)
+        if self.memo is not None and type(self.memo[0]) is bytes:
+            size += len(self.memo[0])
         return size
 
     def age(self, now: float) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from ._errors import ReentrantCall
 
@@ -68,7 +68,7 @@ class Flight(Generic[T]):
         self.kept = False
         """True once the answer is there: from then on the work ends even if nobody waits."""
         self.done = False
-        self.task: asyncio.Task[T] | None = None
+        self.task: asyncio.Task[None] | None = None
         self.awaits: set[Flight[Any]] = set()
         """Flights that this one's own work waits for now."""
         self._waiters: set[asyncio.Future[None]] = set()
@@ -81,17 +81,13 @@ class Flight(Generic[T]):
         """How many callers wait now."""
         return len(self._waiters)
 
-    def land(self, task: asyncio.Task[T]) -> None:
-        """Take over the task's outcome and wake everyone."""
+    def land(self, result: T | None, error: BaseException | None = None) -> None:
+        """Settle the outcome and wake everyone."""
         self.done = True
-        if task.cancelled():
-            self._error = FlightLost()
-        else:
-            self._error = task.exception()
-            if self._error is None:
-                self._result = task.result()
-            else:
-                self._error_traceback = self._error.__traceback__
+        self._result = result
+        self._error = error
+        if error is not None:
+            self._error_traceback = error.__traceback__
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
@@ -100,7 +96,7 @@ class Flight(Generic[T]):
         """The result, or the error: the leader's own instance, a twin of it for everyone else."""
         error = self._error
         if error is None:
-            return self._result  # type: ignore[return-value]  # landed without an error
+            return cast(T, self._result)
         if leader or isinstance(error, FlightLost):
             raise error
         raise twin(error, self._error_traceback)
@@ -111,7 +107,7 @@ class Flights(Generic[T]):
 
     def __init__(self) -> None:
         self._flights: dict[str, list[Flight[T]]] = {}
-        self._tasks: dict[asyncio.Task[T], Flight[T]] = {}
+        self._tasks: dict[asyncio.Task[None], Flight[T]] = {}
 
     def __len__(self) -> int:
         return len(self._flights)
@@ -137,9 +133,15 @@ class Flights(Generic[T]):
         loop = asyncio.get_running_loop()
         flight: Flight[T] = Flight(key, lane, loop, tags, patience)
         self._flights.setdefault(key, []).append(flight)
-        task = flight.task = loop.create_task(_run(flight, work), name="aiopromptcache flight")
+        flight.task = task = loop.create_task(self._run(flight, work), name="aiopromptcache flight")
         self._tasks[task] = flight
-        task.add_done_callback(lambda task: self._landed(flight, task))
+        task.add_done_callback(self._ended)
+        return flight
+
+    def open(self, key: str, tags: tuple[str, ...]) -> Flight[T]:
+        """A flight without work of its own, whose answer comes bit by bit; `remove` ends it."""
+        flight: Flight[T] = Flight(key, None, asyncio.get_running_loop(), tags, None)
+        self._flights.setdefault(key, []).append(flight)
         return flight
 
     async def join(self, flight: Flight[T], *, leader: bool, timeout: float | None = None) -> T:
@@ -202,21 +204,32 @@ class Flights(Generic[T]):
                 flight.detached = True
                 self.remove(flight)
 
-    def _landed(self, flight: Flight[T], task: asyncio.Task[T]) -> None:
-        self._tasks.pop(task, None)
-        self.remove(flight)
-        flight.land(task)
+    async def _run(
+        self, flight: Flight[T], work: Callable[[Flight[T]], Coroutine[Any, Any, T]]
+    ) -> None:
+        _current.set(flight)
+        try:
+            result = await work(flight)
+        except Exception as error:
+            self.remove(flight)
+            flight.land(None, error)
+        else:
+            self.remove(flight)
+            flight.land(result)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        flight = self._tasks.pop(task)
+        if not flight.done:  # cancelled, perhaps before it ever ran
+            self.remove(flight)
+            flight.land(None, FlightLost())
 
     async def finish(self) -> None:
-        """Wait for what is still being stored. Calls that are still upstream go on by themselves."""
+        """Wait for what is still being stored. Calls that are upstream go on by themselves."""
         loop = asyncio.get_running_loop()
-        if storing := [task for task, flight in self._tasks.items() if flight.kept and flight.loop is loop]:
+        if storing := [
+            task for task, flight in self._tasks.items() if flight.kept and flight.loop is loop
+        ]:
             await asyncio.wait(storing)
-
-
-async def _run(flight: Flight[T], work: Callable[[Flight[T]], Coroutine[Any, Any, T]]) -> T:
-    _current.set(flight)
-    return await work(flight)
 
 
 def _expire(waiter: asyncio.Future[None]) -> None:
@@ -244,7 +257,7 @@ def twin(error: BaseException, traceback: Any = None) -> BaseException:
     """
     kind = type(error)
     try:
-        _, arguments, *state = error.__reduce__()  # type: ignore[misc]  # exceptions give a tuple
+        _, arguments, *state = cast(tuple[Any, ...], error.__reduce__())
         copy: BaseException = kind.__new__(kind, *arguments)
         _builtin_base(kind).__init__(copy, *arguments)  # state that only C code can set
         copy.args = error.args

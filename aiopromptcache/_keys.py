@@ -56,9 +56,7 @@ def _canonical_slow(value: object) -> bytes:
         text = json.dumps(value, default=_plain, allow_nan=False, ensure_ascii=False)
         # A second pass: keys that were numbers are sorted as the strings they became.
         plain = json.loads(text)
-        return json.dumps(
-            plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False
-        ).encode()
+        return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
     except Unkeyable:
         raise
     except (TypeError, ValueError, RecursionError) as error:

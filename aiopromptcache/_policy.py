@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 from ._entry import Entry
 from ._errors import ConfigurationError
@@ -32,7 +32,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
-    """How answers are cached. Times are seconds, or a `timedelta`.
+    """How answers are cached. Times are seconds, or a `timedelta`, which becomes seconds.
 
     Raises `ConfigurationError` for a value out of range, naming the field, the value and what is
     allowed. Derive a changed policy with `dataclasses.replace`, or for some calls with
@@ -120,7 +120,9 @@ def seconds(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ConfigurationError(f"{name}={value!r}: expected seconds (a number) or a timedelta")
     if math.isnan(value) or math.isinf(value) or value < 0:
-        raise ConfigurationError(f"{name}={value!r}: expected a finite number of seconds, 0 or more")
+        raise ConfigurationError(
+            f"{name}={value!r}: expected a finite number of seconds, 0 or more"
+        )
     return float(value)
 
 
@@ -160,14 +162,14 @@ def decide(entry: Entry, policy: Policy, now: float) -> Verdict:
     never widen them.
     """
     age = now - entry.stored_at
-    if policy.max_age is not None and age > policy.max_age:  # type: ignore[operator]  # normalised
+    if policy.max_age is not None and age > cast(float, policy.max_age):
         return Verdict.UNUSABLE
     if entry.ttl is None or age < entry.ttl:
         return Verdict.FRESH
     staleness = age - entry.ttl
-    if staleness < min(entry.stale_while_revalidate, policy.stale_while_revalidate):  # type: ignore[type-var]
+    if staleness < min(entry.stale_while_revalidate, cast(float, policy.stale_while_revalidate)):
         return Verdict.REVALIDATE
-    if staleness < min(entry.stale_if_error, policy.stale_if_error):  # type: ignore[type-var]
+    if staleness < min(entry.stale_if_error, cast(float, policy.stale_if_error)):
         return Verdict.ON_ERROR
     return Verdict.UNUSABLE
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,6 +52,20 @@ class CacheStatus:
         return "; ".join(parts)
 
 
+class LiveStatus:
+    """The status of a stream, which is final only when the stream has ended."""
+
+    def __init__(self, arguments: tuple[Any, ...]) -> None:
+        self.arguments = arguments
+
+
+def mark(result: Any, status: tuple[Any, ...] | LiveStatus) -> Any:
+    """Let a result carry its status, where it can carry anything."""
+    with suppress(TypeError):  # a str, a dict: what the SDK gives for a body that is no object
+        vars(result)[ATTRIBUTE] = status
+    return result
+
+
 def cache_status(result: object) -> CacheStatus | None:
     """How the call that returned `result` was answered.
 
@@ -58,5 +73,10 @@ def cache_status(result: object) -> CacheStatus | None:
     embeddings, a stream (whose status is final once it has ended), a raw response. None for
     everything else.
     """
-    arguments: Any = getattr(result, ATTRIBUTE, None)
+    try:
+        arguments: Any = vars(result).get(ATTRIBUTE)
+    except TypeError:
+        return None
+    if isinstance(arguments, LiveStatus):
+        arguments = arguments.arguments
     return CacheStatus(*arguments) if type(arguments) is tuple else None

@@ -46,20 +46,24 @@ def encode(value: object) -> tuple[Kind, bytes]:
         raise TypeError("value is nested too deeply, or contains itself") from None
 
 
-def _check(value: object, where: str) -> bool:
+def _check(value: Any, where: str) -> bool:
     """Refuse what JSON would change; tell whether every JSON reader agrees on the numbers."""
     kind = type(value)
     if kind in _SCALARS:
         if kind is float:
-            return math.isfinite(value)  # type: ignore[arg-type]  # just seen to be a float
+            return math.isfinite(value)
         return kind is not int or value in _UNIVERSAL_INT
     if kind is list:
-        return all([_check(item, f"{where}[{i}]") for i, item in enumerate(value)])  # type: ignore[call-overload]
+        checks = [_check(item, f"{where}[{i}]") for i, item in enumerate(value)]
+        return all(checks)
     if kind is dict:
-        for key in value:  # type: ignore[attr-defined]
+        for key in value:
             if type(key) is not str:
-                raise TypeError(f"{where} has the key {key!r} of type {kind_name(key)}; allowed: str")
-        return all([_check(item, f"{where}[{key!r}]") for key, item in value.items()])  # type: ignore[attr-defined]
+                raise TypeError(
+                    f"{where} has the key {key!r} of type {kind_name(key)}; allowed: str"
+                )
+        checks = [_check(item, f"{where}[{key!r}]") for key, item in value.items()]
+        return all(checks)
     raise TypeError(
         f"{where} is of type {kind_name(value)}; allowed: None, bool, int, float, str, list, "
         "dict with str keys, and as a whole bytes or a pydantic model"
@@ -72,7 +76,7 @@ def kind_name(value: object) -> str:
 
 
 def encode_as(value: object, kind: Any) -> tuple[Kind, bytes]:
-    """Like `encode`, but what only `kind` knows how to write (a dataclass, a date) is written so."""
+    """Like `encode`; what only `kind` knows how to write (a dataclass, a date) is written so."""
     try:
         return encode(value)
     except TypeError:

@@ -1,1 +1,5 @@
-def wrap(*a): ...
+"""The wrapper around openai's AsyncOpenAI."""
+
+from ._client import wrap
+
+__all__ = ["wrap"]

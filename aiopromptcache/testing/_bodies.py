@@ -203,14 +203,15 @@ def _output(request: RecordedRequest, options: Options) -> tuple[Body, int]:
     """The only item of the output, and its number of tokens."""
     call = forced_call(request) if options.text is None and options.refusal is None else None
     if call is not None:
-        item = {
+        item: Body = {
             "id": f"fc_{request.number}",
             "type": "function_call",
             "call_id": f"call_{request.number}",
         }
         return item | {"name": call[0], "arguments": call[1]}, len(pieces(call[1]))
     if options.refusal is not None:
-        text, part = options.refusal, {"type": "refusal", "refusal": options.refusal}
+        text = options.refusal
+        part: Body = {"type": "refusal", "refusal": text}
     else:
         text = answer_text(request, options)
         part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}

@@ -137,7 +137,7 @@ class Controls:
         Args:
             status: HTTP status, 400 to 599.
             times: For how many requests, at least 1.
-            headers: Sent besides the usual ones, such as `{"retry-after": "1"}`.
+            headers: Sent besides or instead of the usual ones, such as `{"retry-after": "1"}`.
             body: Instead of OpenAI's error object: JSON, or bytes sent as they are.
             code: The error object's `code`, such as `"context_length_exceeded"`.
 
@@ -149,7 +149,8 @@ class Controls:
         usual = {
             "error": error_object(status, f"The local server was told to fail with {status}.", code)
         }
-        self._faults.add(Failure(status, usual if body is None else body, headers or {}), times)
+        lowered = {name.lower(): value for name, value in (headers or {}).items()}
+        self._faults.add(Failure(status, usual if body is None else body, lowered), times)
 
     def fail_connection(self, times: int = 1) -> None:
         """Reset the connection of the next requests, without an answer."""

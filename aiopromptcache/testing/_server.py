@@ -138,7 +138,8 @@ class OpenAIServer(Controls):
     async def aclose(self) -> None:
         """Cancel what is being answered, stop, and close the clients made by `client`.
 
-        Does nothing if the server is not running.
+        Ends all holds; keeps the counts and the faults not yet taken. Does nothing if the
+        server is not running.
         """
         runner, self._runner = self._runner, None
         clients, self._clients = self._clients, []
@@ -147,6 +148,7 @@ class OpenAIServer(Controls):
             for task in self._handlers:
                 task.cancel()
             await runner.cleanup()
+            self._gate.open()  # a hold belongs to the event loop it was waited for in
         for client in clients:
             await client.close()
         await asyncio.sleep(0)  # lets transports, closed just now, let go of their sockets
@@ -207,6 +209,8 @@ class OpenAIServer(Controls):
         except (asyncio.CancelledError, ConnectionError):
             call.end("cut" if self._closing else "disconnects")
             raise
+        finally:
+            call.end("cut")  # whatever else went wrong: no call stays active for ever
 
     def _decide(self, method: str, request: RecordedRequest, fault: Fault | None) -> Reply:
         options = Options(self.embedding_dimensions, self.finish_reason, self.refusal)
@@ -222,7 +226,7 @@ class OpenAIServer(Controls):
             _reset(http)
             return web.Response()
         call.end("completed")
-        headers = {"Content-Type": _JSON, **headers, **reply.headers}
+        headers = {"content-type": _JSON, **headers, **reply.headers}
         return web.Response(body=reply.payload, status=reply.status, headers=headers)
 
     async def _send_stream(
@@ -232,7 +236,7 @@ class OpenAIServer(Controls):
         stream: Stream,
         call: Call,
     ) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Type": _EVENTS, **headers})
+        response = web.StreamResponse(headers={"content-type": _EVENTS, **headers})
         await response.prepare(http)
         last = -1 if stream.cut else len(stream.frames) - 1
         for place, frame in enumerate(stream.frames):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -47,7 +48,7 @@ class Tier(Protocol):
         """Store entries, replacing what was there."""
         ...
 
-    async def delete(self, slots: Sequence[str]) -> set[str]:
+    async def delete(self, slots: Sequence[str]) -> builtins.set[str]:
         """Remove slots; gives those that were there."""
         ...
 

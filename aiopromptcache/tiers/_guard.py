@@ -8,6 +8,7 @@ it is back, removals first: nothing that was deleted meanwhile comes back to lif
 from __future__ import annotations
 
 import asyncio
+import builtins
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
@@ -58,7 +59,7 @@ class Guard:
                 self._backlog.put(slot, entry)
         return bool(done)
 
-    async def delete(self, slots: Sequence[str]) -> set[str]:
+    async def delete(self, slots: Sequence[str]) -> builtins.set[str]:
         """See `Tier.delete`."""
         removed = await self._attempt(lambda: self.tier.delete(slots))
         if removed is None:
@@ -141,7 +142,7 @@ class Guard:
             self._context.notify("breaker", None, None, None)
 
     async def _flush(self) -> None:
-        """Write what waits, in one go; meanwhile the tier counts as out. A failure leaves it all."""
+        """Write what waits; meanwhile the tier counts as out. A failure leaves it all."""
         backlog = self._backlog
         self._flushing = True
         try:

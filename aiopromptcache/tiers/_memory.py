@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from cachetools import Cache, TLRUCache
@@ -42,9 +44,15 @@ class MemoryTier:
     def attach(self, context: TierContext) -> None:
         """See `Tier.attach`. Caches that share a tier must share a clock."""
         if self._contexts and context.clock is not self._clock:
-            raise ConfigurationError("a MemoryTier can only be shared by caches with the same clock")
+            raise ConfigurationError(
+                "a MemoryTier can only be shared by caches with the same clock"
+            )
         self._clock = context.clock
         self._contexts[context.namespace] = context
+
+    def now(self) -> float:
+        """Seconds on the clock of the cache."""
+        return self._clock()
 
     def __len__(self) -> int:
         return len(self._store)
@@ -63,7 +71,8 @@ class MemoryTier:
 
     def put(self, slot: str, entry: Entry) -> bool:
         """Store one entry; False where it is larger than the whole tier, or expired already."""
-        self._discard(slot)
+        if slot in self._store:
+            self._discard(slot)
         if entry.size + ENTRY_OVERHEAD > self.max_bytes or entry.expires_at <= self._clock():
             return False
         self._store[slot] = entry
@@ -82,7 +91,7 @@ class MemoryTier:
         for slot, entry in entries.items():
             self.put(slot, entry)
 
-    async def delete(self, slots: Sequence[str]) -> set[str]:
+    async def delete(self, slots: Sequence[str]) -> builtins.set[str]:
         """See `Tier.delete`."""
         return {slot for slot in slots if self._discard(slot)}
 
@@ -139,7 +148,8 @@ class MemoryTier:
             return
         if self._sweep_loop is None or self._sweep_loop() is not loop:
             self._sweep_loop = weakref.ref(loop)
-            loop.call_later(SWEEP_SECONDS, _sweep, weakref.ref(self), self._sweep_loop)
+            tier: weakref.ref[MemoryTier] = weakref.ref(self)
+            loop.call_later(SWEEP_SECONDS, _sweep, tier, self._sweep_loop)
 
 
 def _sweep(
@@ -175,15 +185,18 @@ class _Store(TLRUCache[str, Entry]):
         super().__init__(
             tier.max_bytes,
             ttu=lambda _slot, entry, _now: entry.expires_at,
-            timer=lambda: tier._clock(),
+            timer=tier.now,
             getsizeof=lambda entry: entry.size + ENTRY_OVERHEAD,
         )
         self._tier = tier
 
     def __setitem__(self, slot: str, entry: Entry) -> None:
-        while Cache.__len__(self) >= self._tier.max_entries and not Cache.__contains__(self, slot):
+        while Cache.__len__(self) >= self._tier.max_entries and slot not in self:
             self.popitem()
         super().__setitem__(slot, entry)
+
+    def __contains__(self, slot: object) -> bool:
+        return Cache.__contains__(self, slot)  # expired or not
 
     def take(self, slot: str) -> Entry | None:
         """Remove and return, expired or not."""
@@ -191,10 +204,8 @@ class _Store(TLRUCache[str, Entry]):
             entry: Entry = Cache.__getitem__(self, slot)
         except KeyError:
             return None
-        try:
+        with suppress(KeyError):  # cachetools' word for: it was there, and had expired
             del self[slot]
-        except KeyError:  # cachetools' word for: it was there, and had expired
-            pass
         return entry
 
     def slots(self) -> list[str]:

@@ -1,0 +1,206 @@
+"""One client's tie to one cache: from a call to its key, its question, its entry."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import orjson
+from openai import APITimeoutError, AsyncOpenAI, NotGiven, Omit
+
+from .._engine import Answer, Ask, Engine, Loaded
+from .._entry import Entry, Kind
+from .._events import CacheEvent
+from .._keys import Unkeyable, digest
+from .._policy import Policy, Request, cache_control
+from ._endpoints import Body, Endpoint, cacheable, usage_of
+from ._record import pack_head
+from ._scope import Scope
+
+logger = logging.getLogger("aiopromptcache")
+
+RAW_HEADER = "X-Stainless-Raw-Response"
+"""How the SDK marks a call of with_raw_response ("true") or with_streaming_response ("stream")."""
+
+_UNSET = (Omit, NotGiven)
+
+
+class Call(NamedTuple):
+    """One cacheable call: what it asks, under which policy, and where its answer is kept."""
+
+    endpoint: Endpoint
+    request: Request
+    policy: Policy
+    key: str
+    slot: str
+    answer: Answer | None = None
+    """Set where the fast layer has the answer already, and only the SDK can make the object."""
+
+
+planned: ContextVar[Call | None] = ContextVar("aiopromptcache planned call", default=None)
+"""The plan that the fast layer made for the call that is now on its way through the SDK."""
+
+
+class Binding:
+    """What a wrapped client has besides what its own class gives it."""
+
+    def __init__(self, engine: Engine, policy: Callable[[], Policy], client: AsyncOpenAI) -> None:
+        self.engine = engine
+        self.policy = policy
+        self.client = client
+        self._scope = Scope(client)
+
+    def plan(
+        self,
+        endpoint: Endpoint,
+        params: Body,
+        headers: Mapping[str, Any] | None,
+        query: Mapping[str, Any] | None,
+    ) -> Call | None:
+        """How one call is cached; None where it may not be.
+
+        Raises `Unkeyable` where its arguments are not JSON, and what a policy's callable raises.
+        """
+        policy = self.policy()
+        if headers:
+            policy = _with_directives(policy, headers)
+        stream = bool(params.get("stream"))
+        if params.get("stream") is False:  # what the server does without it, too
+            params = {name: value for name, value in params.items() if name != "stream"}
+        request = Request(endpoint.name, params, stream)
+        if not (
+            cacheable(endpoint, params) if policy.cacheable is None else policy.cacheable(request)
+        ):
+            return None
+        hashed = params if policy.normalize is None else dict(policy.normalize(request))
+        scope = self._scope.prefix(endpoint.path, policy.partition, headers, query)
+        key = digest(scope, hashed)
+        return Call(endpoint, request, policy, key, self.engine.prefix + key)
+
+    def plan_or_bypass(
+        self,
+        endpoint: Endpoint,
+        params: Callable[[], Body],
+        headers: Mapping[str, Any] | None,
+        query: Mapping[str, Any] | None,
+    ) -> Call | None:
+        """The fast layer's plan, or a new one; what stands in the way is an event and a bypass."""
+        call = planned.get()
+        if call is not None:
+            planned.set(None)
+            if call.endpoint is endpoint:
+                return call
+        try:
+            return self.plan(endpoint, params(), headers, query)
+        except Exception as error:
+            self._fault(endpoint, error)
+            return None
+
+    def _fault(self, endpoint: Endpoint, error: Exception) -> None:
+        engine = self.engine
+        engine.stats.errors += 1
+        if not isinstance(error, Unkeyable):
+            logger.warning("a policy callable failed with %s", type(error).__name__)
+        if engine.events.active:
+            engine.events.emit(
+                CacheEvent(
+                    kind="error", namespace=engine.namespace, endpoint=endpoint.name, error=error
+                )
+            )
+
+    # Asking
+
+    def ask(self, call: Call, timeout: Any, load: Callable[[], Awaitable[Loaded]]) -> Ask:
+        """One caller's question; `timeout` is the SDK's, given for this call or not."""
+        if isinstance(timeout, NotGiven):
+            timeout = self.client.timeout
+        seconds = getattr(timeout, "read", timeout)
+        patience = None if seconds is None else float(seconds)
+        return Ask(
+            key=call.key,
+            slot=call.slot,
+            policy=call.policy,
+            load=load,
+            accepts=_is_stream if call.request.stream else _is_plain,
+            patience=patience,
+            outlasts=lambda error, other: _outlasts(error, patience, other),
+            endpoint=call.endpoint.name,
+            model=model_of(call),
+        )
+
+    # Storing
+
+    def entry(
+        self, call: Call, kind: Kind, response: Any, body: bytes, parsed: Body | None
+    ) -> Entry:
+        """The entry for an upstream response; `parsed` is its plain form."""
+        return self.engine.entry(
+            kind,
+            body,
+            call.policy,
+            head=pack_head(response),
+            endpoint=call.endpoint.name,
+            model=model_of(call),
+            usage=usage_of(parsed) if parsed is not None else None,
+        )
+
+    def storable(self, call: Call, response: Any, parsed: Body | None) -> bool:
+        """May this answer be stored? A policy's callable that fails says no."""
+        if parsed is None or response.status_code != 200:
+            return False
+        if call.policy.storable is None:
+            return call.endpoint.storable(parsed)
+        try:
+            return bool(call.policy.storable(call.request, parsed))
+        except Exception as error:
+            self._fault(call.endpoint, error)
+            return False
+
+
+def _is_plain(entry: Entry) -> bool:
+    return entry.kind is Kind.HTTP
+
+
+def _is_stream(entry: Entry) -> bool:
+    return entry.kind is Kind.SSE
+
+
+def _outlasts(error: Exception, mine: float | None, leaders: float | None) -> bool:
+    """The leader ran out of its own time, and this caller has more."""
+    if not isinstance(error, APITimeoutError) or leaders is None:
+        return False
+    return mine is None or mine > leaders
+
+
+def model_of(call: Call) -> str | None:
+    """The model that a call asks for."""
+    model = call.request.params.get("model")
+    return model if isinstance(model, str) else None
+
+
+def parse(body: bytes) -> Body | None:
+    """A body as a JSON object; None where it is none."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
+
+
+def given(params: Mapping[str, Any]) -> Body:
+    """Without what the caller left out."""
+    return {name: value for name, value in params.items() if not isinstance(value, _UNSET)}
+
+
+def _with_directives(policy: Policy, headers: Mapping[str, Any]) -> Policy:
+    for name, value in headers.items():
+        if name.lower() == "cache-control" and isinstance(value, str):
+            policy = policy.merged(**cache_control(value))
+    return policy
+
+
+def without_directives(headers: Mapping[str, Any]) -> dict[str, Any]:
+    """The headers that are sent: Cache-Control is for the cache alone."""
+    return {name: value for name, value in headers.items() if name.lower() != "cache-control"}

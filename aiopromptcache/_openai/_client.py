@@ -1,0 +1,304 @@
+"""The wrapped client: a subclass of the client's own class with two layers over one cache.
+
+The complete layer is `request`, through which every form of every call goes. The fast layer
+(`_fast`) is each resource's own `create`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary, finalize
+
+from openai import APITimeoutError, AsyncOpenAI, NotGiven
+from openai._models import FinalRequestOptions
+
+from .._engine import Answer, Ask, Engine, Loaded
+from .._entry import Kind
+from .._errors import ConfigurationError
+from .._flights import OutOfPatience
+from .._policy import Policy
+from .._status import CacheStatus, LiveStatus, mark
+from ._binding import RAW_HEADER, Binding, Call, given, parse, without_directives
+from ._endpoints import BY_PATH, ENDPOINTS, Endpoint
+from ._fast import fast_create
+from ._raw import request_of
+from ._record import add_cache_status, reopened, replay, with_stream
+from ._recording import Recorder, accumulate
+
+ClientT = TypeVar("ClientT", bound=AsyncOpenAI)
+
+
+class Reply(NamedTuple):
+    """What the SDK had in hand when the upstream had answered."""
+
+    response: Any
+    options: FinalRequestOptions
+    retries_taken: int
+
+
+class _Exchange:
+    """As `cast_to`: the SDK does all of its work up to the response, and gives a `Reply`."""
+
+
+class CachedClient(AsyncOpenAI):
+    """Mixed into the class of a wrapped client."""
+
+    _binding: Binding | None = None
+
+    async def request(  # one signature for the SDK's overloads
+        self,
+        cast_to: Any,
+        options: FinalRequestOptions,
+        *,
+        stream: bool = False,
+        stream_cls: Any = None,
+    ) -> Any:
+        """The complete layer: every call of every resource comes through here."""
+        upstream = super().request
+        binding = self._binding
+        endpoint = _endpoint_of(options)
+        if binding is None or endpoint is None:
+            return await upstream(cast_to, options, stream=stream, stream_cls=stream_cls)
+        cast_to = self._maybe_override_cast_to(cast_to, options)
+        exchange = _Call(self, binding, endpoint, cast_to, options, stream, stream_cls, upstream)
+        return await exchange.answer()
+
+    async def _process_response(self, *, cast_to: Any, **parts: Any) -> Any:
+        if cast_to is _Exchange:
+            return Reply(parts["response"], parts["options"], parts.get("retries_taken", 0))
+        return await super()._process_response(cast_to=cast_to, **parts)
+
+
+class _Call:
+    """One call in the complete layer."""
+
+    def __init__(
+        self,
+        client: CachedClient,
+        binding: Binding,
+        endpoint: Endpoint,
+        cast_to: Any,
+        options: FinalRequestOptions,
+        stream: bool,
+        stream_cls: Any,
+        upstream: Callable[..., Any],
+    ) -> None:
+        headers: Mapping[str, Any] = (
+            {} if isinstance(options.headers, NotGiven) else options.headers
+        )
+        self._client = client
+        self._binding = binding
+        self._engine = binding.engine
+        self._cast_to = cast_to
+        self._options = options.model_copy()
+        self._options.headers = without_directives(headers)
+        self._stream = stream
+        self._stream_cls = stream_cls
+        self._upstream = upstream
+        self._raw = headers.get(RAW_HEADER)
+        self._plan = binding.plan_or_bypass(
+            endpoint,
+            lambda: given({**(options.json_data or {}), **(options.extra_json or {})}),  # type: ignore[dict-item]
+            headers,
+            options.params,
+        )
+
+    async def answer(self) -> Any:
+        """What the SDK would have returned."""
+        call = self._plan
+        if call is None:
+            return await self._bypass()
+        if call.request.stream != self._stream:  # `stream` only in extra_body: the SDK's own affair
+            return await self._bypass()
+        return await (self._streamed(call) if self._stream else self._plain(call))
+
+    async def _bypass(self) -> Any:
+        stats = self._engine.stats
+        stats.bypassed += 1
+        stats.upstream_calls += 1
+        return await self._deliver(await self._ask_upstream(), ("", *_MISS[:4], "bypass"))
+
+    async def _ask_upstream(self) -> Reply:
+        reply: Reply = await self._upstream(
+            _Exchange, self._options, stream=self._stream, stream_cls=self._stream_cls
+        )
+        return reply
+
+    async def _plain(self, call: Call) -> Any:
+        try:
+            answer = call.answer or await self._engine.fetch(self._ask(call))
+        except OutOfPatience:
+            raise APITimeoutError(request=self._request()) from None
+        if answer.extra is None:
+            return await self._replay(answer)
+        reply, body = answer.extra
+        if self._raw == "stream":
+            reply = reply._replace(response=reopened(reply.response, body))
+        return await self._deliver(reply, answer.status)
+
+    def _ask(self, call: Call) -> Ask:
+        async def load() -> Loaded:
+            reply = await self._ask_upstream()
+            body = await reply.response.aread()
+            parsed = parse(body)
+            entry = self._binding.entry(call, Kind.HTTP, reply.response, body, parsed)
+            storable = self._binding.storable(call, reply.response, parsed)
+            return Loaded(entry, storable, (reply, body))
+
+        return self._binding.ask(call, self._options.timeout, load)
+
+    async def _streamed(self, call: Call) -> Any:
+        ask = self._ask(call)
+        answer = await self._engine.fetch_stored(ask)
+        if answer is not None:
+            return await self._replay(answer)
+        recording = self._engine.record(ask)
+        try:
+            reply = await self._ask_upstream()
+        except BaseException as error:
+            recording.failed(error)
+            raise
+        fwd = "request" if call.policy.no_cache else "miss"
+        status = LiveStatus((call.key, *_MISS[:4], fwd))
+
+        async def keep(body: bytes) -> None:
+            parsed = accumulate(call.endpoint, body)
+            if self._binding.storable(call, reply.response, parsed):
+                entry = self._binding.entry(call, Kind.SSE, reply.response, body, parsed)
+                if await recording.keep(entry):
+                    status.arguments = (call.key, *_MISS[:3], entry.ttl, fwd, False, True)
+
+        recorder = Recorder(reply.response, keep, recording.end)
+        finalize(recorder, recording.end)
+        response = with_stream(reply.response, recorder, recorder.aclose)
+        return await self._deliver(reply._replace(response=response), status)
+
+    async def _replay(self, answer: Answer) -> Any:
+        status = CacheStatus(*answer.status)
+        response = replay(
+            answer.entry,
+            self._request(),
+            unread=self._stream or self._raw == "stream",
+            status=str(status),
+        )
+        return await self._deliver(Reply(response, self._options, 0), answer.status, told=True)
+
+    def _request(self) -> Any:
+        return request_of(self._client, self._options)
+
+    async def _deliver(self, reply: Reply, status: Any, *, told: bool = False) -> Any:
+        """Let the SDK make of the response what this caller asked for."""
+        if self._raw is not None and not told:
+            arguments = status.arguments if isinstance(status, LiveStatus) else status
+            add_cache_status(reply.response, str(CacheStatus(*arguments)))
+        _let_mark(reply.options, status)
+        result = await self._client._process_response(
+            cast_to=self._cast_to,
+            options=reply.options,
+            response=reply.response,
+            stream=self._stream,
+            stream_cls=self._stream_cls,
+            retries_taken=reply.retries_taken,
+        )
+        return mark(result, status)
+
+
+_MISS = (False, None, None, None)
+
+
+def _let_mark(options: FinalRequestOptions, status: Any) -> None:
+    """Whatever is parsed from the response will carry the call's status."""
+    inner: Any = options.post_parser
+    options.post_parser = (
+        (lambda parsed: mark(parsed, status))
+        if isinstance(inner, NotGiven)
+        else (lambda parsed: mark(inner(parsed), status))
+    )
+
+
+def _endpoint_of(options: FinalRequestOptions) -> Endpoint | None:
+    if options.method.lower() != "post" or options.content is not None or options.files:
+        return None
+    if not isinstance(options.json_data, Mapping | None):
+        return None
+    return BY_PATH.get("/" + options.url.strip("/"))
+
+
+# Wrapping
+
+_classes: WeakKeyDictionary[type, type] = WeakKeyDictionary()
+
+
+def wrap(engine: Engine, policy: Callable[[], Policy], client: ClientT) -> ClientT:
+    """See `PromptCache.wrap`."""
+    if not isinstance(client, AsyncOpenAI):
+        raise ConfigurationError(
+            f"wrap: {type(client).__module__}.{type(client).__qualname__} is no AsyncOpenAI; "
+            "allowed: AsyncOpenAI, AsyncAzureOpenAI and their subclasses"
+        )
+    if isinstance(client, CachedClient) and client._binding and client._binding.engine is engine:
+        return client
+    kind = _wrapped_class(type(client))
+    wrapped: Any = object.__new__(kind)
+    # Cached resources hold the client that made them, so they are made anew.
+    wrapped.__dict__.update(
+        {
+            name: value
+            for name, value in client.__dict__.items()
+            if not isinstance(getattr(type(client), name, None), functools.cached_property)
+        }
+    )
+    bound: ClientT = _bind(wrapped, engine, policy)
+    return bound
+
+
+def _bind(client: Any, engine: Engine, policy: Callable[[], Policy]) -> Any:
+    client._binding = Binding(engine, policy, client)
+    return client
+
+
+def _wrapped_class(kind: type) -> type:
+    if issubclass(kind, CachedClient):
+        return kind
+    known = _classes.get(kind)
+    if known is None:
+        namespace: dict[str, Any] = {
+            "__module__": kind.__module__,
+            "__qualname__": kind.__qualname__,
+            "__doc__": kind.__doc__,
+            **{name: _copying(getattr(kind, name)) for name in ("copy", "with_options")},
+            **{name: _resource(name) for name in {e.name.partition(".")[0] for e in ENDPOINTS}},
+        }
+        known = _classes[kind] = type(kind.__name__, (CachedClient, kind), namespace)
+    return known
+
+
+def _copying(method: Callable[..., Any]) -> Callable[..., Any]:
+    """`copy` and `with_options`, whose result is cached as well."""
+
+    @functools.wraps(method)
+    def copy(self: CachedClient, *args: Any, **kwargs: Any) -> Any:
+        copied = method(self, *args, **kwargs)
+        if self._binding is not None:
+            _bind(copied, self._binding.engine, self._binding.policy)
+        return copied
+
+    return copy
+
+
+def _resource(name: str) -> Any:
+    """A client's resource, its `create` with the fast layer in front."""
+
+    def get(self: CachedClient) -> Any:
+        resource = getattr(super(CachedClient, self), name)
+        if self._binding is not None:
+            self.__dict__[name] = resource  # the getters below ask for it again
+            for endpoint in ENDPOINTS:
+                if endpoint.name.partition(".")[0] == name:
+                    target = endpoint.resource(self)
+                    target.create = fast_create(self._binding, endpoint, target.create)
+        return resource
+
+    return functools.cached_property(get)

@@ -1,0 +1,155 @@
+"""The fast layer: a resource's own `create`, which first looks into memory.
+
+It answers a plain call that was answered before, or that another caller has in flight, before the
+SDK has done any work. Everything else it leaves to the complete layer, along with the plan it made.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from openai import APITimeoutError, not_given
+
+from .._engine import Answer, Loaded
+from .._entry import Entry
+from .._flights import OutOfPatience
+from .._status import mark
+from ._binding import RAW_HEADER, Binding, Call, given, planned
+from ._endpoints import Endpoint
+from ._raw import RawHit, options_of, request_of
+from ._rebuild import decode_vectors, rebuild
+
+_EXTRAS = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
+
+
+def fast_create(
+    binding: Binding, endpoint: Endpoint, plain: Callable[..., Any]
+) -> Callable[..., Any]:
+    """`plain`, the resource's `create`, with the fast layer in front."""
+
+    @functools.wraps(plain)
+    async def create(*args: Any, **params: Any) -> Any:
+        call = None
+        if not args:
+            fast = _FastCall(binding, endpoint, params)
+            call = fast.plan()
+            if call is not None:
+                result = fast.from_memory(call)
+                if result is None and fast.flying(call):
+                    result, call = await fast.follow(call)
+                if result is not None:
+                    return result
+        outer = planned.get()
+        planned.set(call)
+        try:
+            return await plain(*args, **params)
+        finally:
+            planned.set(outer)
+
+    return create
+
+
+class _FastCall:
+    """One call of `create`."""
+
+    __slots__ = ("_binding", "_endpoint", "_headers", "_params", "_query", "_timeout", "_vectors")
+
+    def __init__(self, binding: Binding, endpoint: Endpoint, params: dict[str, Any]) -> None:
+        self._binding = binding
+        self._endpoint = endpoint
+        self._params = given(params)
+        self._headers: Mapping[str, Any] | None = None
+        self._query: Mapping[str, Any] | None = None
+        self._timeout: Any = not_given
+        self._vectors = False
+
+    def plan(self) -> Call | None:
+        """How the call is cached; None where the complete layer must see for itself."""
+        params = self._params
+        if params.get("stream"):
+            return None
+        if self._endpoint.name == "embeddings" and "encoding_format" not in params:
+            self._vectors = True
+            params["encoding_format"] = "base64"  # as the SDK does
+        try:
+            if not _EXTRAS.isdisjoint(params):
+                self._take_extras()
+            if self._headers and self._headers.get(RAW_HEADER) == "stream":
+                return None
+            return self._binding.plan(self._endpoint, self._params, self._headers, self._query)
+        except Exception:  # whatever it was, the complete layer meets it again, and tells
+            return None
+
+    def _take_extras(self) -> None:
+        params = self._params
+        self._headers = params.pop("extra_headers", None)
+        self._query = params.pop("extra_query", None)
+        self._timeout = params.pop("timeout", not_given)
+        if extra_body := params.pop("extra_body", None):
+            self._params = given({**params, **extra_body})
+
+    def from_memory(self, call: Call) -> Any:
+        """A new object for a repeat; None for anything else."""
+        if call.policy.no_cache:
+            return None
+        engine = self._binding.engine
+        entry = engine.peek(call.slot, call.policy)
+        if entry is None:
+            return None
+        known = entry.memo is not None
+        built = self._build(entry)
+        if built is None:
+            return None
+        if not known and engine.local is not None:
+            engine.local.put(call.slot, entry)  # it has grown by what it remembers
+        return self._deliver(engine.hit(call.key, entry, "memory"), built)
+
+    def flying(self, call: Call) -> bool:
+        """Is another caller's flight for the same answer there to join?"""
+        policy = call.policy
+        return (
+            not (policy.no_cache or policy.no_store or policy.only_if_cached)
+            and self._binding.engine.flights.find(call.slot) is not None
+        )
+
+    async def follow(self, call: Call) -> tuple[Any, Call]:
+        """The other caller's answer, or the plan where that came to nothing."""
+        ask = self._binding.ask(call, self._timeout, _never)
+        try:
+            answer = await self._binding.engine.follow(ask)
+        except OutOfPatience:
+            raise APITimeoutError(request=self._request()) from None
+        if answer is None:
+            return None, call
+        built = self._build(answer.entry)
+        if built is None:
+            return None, call._replace(answer=answer)
+        return self._deliver(answer, built), call
+
+    def _build(self, entry: Entry) -> Any:
+        built = rebuild(entry, self._endpoint, self._binding.client)
+        return None if self._vectors and built and not decode_vectors(built) else built
+
+    def _deliver(self, answer: Answer, built: Any) -> Any:
+        mark(built, answer.status)
+        if self._headers is None or self._headers.get(RAW_HEADER) is None:
+            return built
+        return RawHit(
+            self._binding.client,
+            self._endpoint,
+            answer,
+            built,
+            self._params,
+            self._headers,
+            self._query,
+        )
+
+    def _request(self) -> Any:
+        options = options_of(self._endpoint, self._params, self._headers, self._query)
+        return request_of(self._binding.client, options)
+
+
+async def _never() -> Loaded:
+    raise AssertionError("a follower never loads")

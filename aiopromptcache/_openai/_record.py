@@ -1,0 +1,135 @@
+"""HTTP answers as entries, and back: what is kept of a response, and how it is played again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from functools import lru_cache
+from types import ModuleType
+from typing import Any
+
+import orjson
+
+from .._entry import Entry
+
+# Headers that describe one transfer, not the answer.
+_DROPPED = frozenset(
+    {
+        "connection",
+        "content-encoding",
+        "content-length",
+        "keep-alive",
+        "set-cookie",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+
+
+def pack_head(response: Any) -> bytes:
+    """Status and headers of a response, without what belongs to its transfer."""
+    headers = [[k, v] for k, v in response.headers.multi_items() if k.lower() not in _DROPPED]
+    return orjson.dumps([response.status_code, headers])
+
+
+def unpack_head(entry: Entry) -> tuple[int, list[tuple[str, str]]]:
+    """What `pack_head` kept."""
+    status, headers = orjson.loads(entry.head or b"[200,[]]")
+    return status, [(name, value) for name, value in headers]
+
+
+def request_id(entry: Entry) -> str | None:
+    """The upstream's id of the request that made the answer."""
+    _, headers = unpack_head(entry)
+    return next((value for name, value in headers if name.lower() == "x-request-id"), None)
+
+
+def is_json(entry: Entry) -> bool:
+    """True where the SDK reads the body as JSON because its content type says so."""
+    _, headers = unpack_head(entry)
+    kinds = [value for name, value in headers if name.lower() == "content-type"]
+    return bool(kinds) and kinds[0].split(";")[0].endswith("json")
+
+
+def replay(entry: Entry, request: Any, *, unread: bool, status: str | None) -> Any:
+    """A response of the client's own HTTP library, as if the upstream had just given it.
+
+    `unread` leaves the body to be read by the caller; `status` becomes its Cache-Status header.
+    """
+    http = library_of(request)
+    code, headers = unpack_head(entry)
+    body: dict[str, Any] = {"content": entry.payload}
+    if unread:
+        body = {"stream": _stream_class(http)(_once(entry.payload), _nothing)}
+    response = http.Response(code, headers=headers, request=request, **body)
+    response.elapsed = timedelta(0)
+    if status is not None:
+        add_cache_status(response, status)
+    return response
+
+
+def reopened(response: Any, body: bytes) -> Any:
+    """The same response with its body unread again."""
+    return with_stream(response, _once(body), _nothing)
+
+
+def with_stream(response: Any, chunks: AsyncIterator[bytes], aclose: Any) -> Any:
+    """The same response, its (decoded) body given by `chunks`; closing it calls `aclose`."""
+    http = library_of(response)
+    copy = http.Response(
+        response.status_code,
+        headers=[
+            (name, value)
+            for name, value in response.headers.multi_items()
+            if name.lower() not in ("content-encoding", "content-length", "transfer-encoding")
+        ],
+        request=response.request,
+        extensions=response.extensions,
+        history=response.history,
+        stream=_stream_class(http)(chunks, aclose),
+    )
+    copy.elapsed = timedelta(0)
+    return copy
+
+
+def add_cache_status(response: Any, status: str) -> None:
+    """Append to the response's Cache-Status, as RFC 9211 says."""
+    earlier = response.headers.get("cache-status")
+    response.headers["cache-status"] = f"{earlier}, {status}" if earlier else status
+
+
+def library_of(message: Any) -> ModuleType:
+    """The HTTP library (httpx2, or httpx) of a request or response."""
+    return sys.modules[type(message).__module__.partition(".")[0]]
+
+
+async def _once(body: bytes) -> AsyncIterator[bytes]:
+    yield body
+
+
+async def _nothing() -> None:
+    return None
+
+
+@lru_cache
+def _stream_class(http: ModuleType) -> Any:
+    class Stream(http.AsyncByteStream):  # type: ignore[misc, name-defined]  # either library's
+        """Gives chunks once; iterating again goes on where it stopped."""
+
+        def __init__(self, chunks: AsyncIterator[bytes], aclose: Any) -> None:
+            self._chunks = chunks
+            self._aclose = aclose
+
+        def __aiter__(self) -> AsyncIterator[bytes]:
+            return self
+
+        async def __anext__(self) -> bytes:
+            return await self._chunks.__anext__()
+
+        async def aclose(self) -> None:
+            await self._aclose()
+
+    return Stream
