@@ -10,6 +10,7 @@ from ._stats import Stats, TokenCount
 from ._status import CacheStatus, cache_status
 from .tiers._base import LocalTier, Tier, TierContext
 from .tiers._memory import MemoryTier
+from .tiers._redis import RedisTier
 
 __version__ = "0.1.0"
 
@@ -26,6 +27,7 @@ __all__ = [
     "Policy",
     "PromptCache",
     "PromptCacheError",
+    "RedisTier",
     "ReentrantCall",
     "Request",
     "Stats",

@@ -66,6 +66,8 @@ class Ask:
     outlasts: Callable[[Exception, float | None], bool] = lambda error, patience: False
     """Told a flight's error and its leader's patience: does this caller rather try by itself?"""
     patience: float | None = None
+    looked: bool = False
+    """True where the remote tiers were asked just now, and had nothing."""
     endpoint: str | None = None
     model: str | None = None
 
@@ -91,6 +93,7 @@ class Engine:
         self.stats = Stats()
         self.events = Dispatcher(hooks, self.stats)
         self.flights: Flights[Landed] = Flights()
+        self.looks: Flights[Landed | None] = Flights()
         self.local: LocalTier | None = None
         self.remote: list[Guard] = []
         for position, tier in enumerate(tiers):
@@ -130,18 +133,32 @@ class Engine:
         entry = self.peek(slot, policy)
         if entry is not None and accepts(entry):
             return Landed(entry, self.local.name if self.local else None)
-        return await self._look_remote(slot, policy, accepts) if self.remote else None
+        return await self.look_remote(slot, policy, accepts) if self.remote else None
 
-    async def _look_remote(
+    async def look_remote(
         self, slot: str, policy: Policy, accepts: Callable[[Entry], bool]
     ) -> Landed | None:
+        """A fresh entry of a remote tier. Who asks for the same slot at once shares one look."""
+        while True:
+            look = self.looks.find(slot)
+            leader = look is None
+            if look is None:
+                look = self.looks.start(slot, lambda look: self._ask_remote(slot))
+            try:
+                landed = await self.looks.join(look, leader=leader)
+            except FlightLost:
+                if leader:
+                    raise asyncio.CancelledError from None
+                continue
+            if landed is None or not accepts(landed.entry):
+                return None
+            fresh = decide(landed.entry, policy, self.clock()) is Verdict.FRESH
+            return landed if fresh else None
+
+    async def _ask_remote(self, slot: str) -> Landed | None:
         for guard in self.remote:
             entry = (await guard.get([slot])).get(slot)
-            if (
-                entry is not None
-                and decide(entry, policy, self.clock()) is Verdict.FRESH
-                and accepts(entry)
-            ):
+            if entry is not None:
                 return Landed(entry, guard.name)
         return None
 
@@ -230,8 +247,8 @@ class Engine:
         return Recording(self, ask)
 
     async def _fly(self, flight: Flight[Landed], ask: Ask) -> Landed:
-        if self.remote and not ask.policy.no_cache:
-            landed = await self._look_remote(ask.slot, ask.policy, ask.accepts)
+        if self.remote and not ask.policy.no_cache and not ask.looked:
+            landed = await self.look_remote(ask.slot, ask.policy, ask.accepts)
             if landed is not None:
                 if not flight.detached:
                     self.promote(ask.slot, landed)
@@ -280,8 +297,9 @@ class Engine:
         stats.requests += 1
         stats.hits += 1
         stats.hits_by_tier[tier] = stats.hits_by_tier.get(tier, 0) + 1
-        if entry.usage is not None:
-            stats.tokens_saved.add(entry.usage)
+        usage = entry.usage
+        if usage is not None:
+            stats.tokens_saved.add(usage)
         age = entry.age(self.clock())
         if self.events.active:
             self.events.emit(
@@ -294,7 +312,7 @@ class Engine:
                     model=entry.model,
                     size=entry.size,
                     age=age,
-                    usage=entry.usage,
+                    usage=usage,
                 )
             )
         ttl = None if entry.ttl is None else entry.ttl - age

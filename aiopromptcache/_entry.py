@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -29,6 +30,9 @@ class Usage(NamedTuple):
     total: int
 
 
+_USAGE = struct.Struct("<3Q")
+
+
 class Entry:
     """One stored answer. Everything but `memo` is settled when it is made.
 
@@ -38,6 +42,7 @@ class Entry:
     """
 
     __slots__ = (
+        "_usage",
         "cost",
         "endpoint",
         "head",
@@ -50,7 +55,6 @@ class Entry:
         "stored_at",
         "tags",
         "ttl",
-        "usage",
     )
 
     def __init__(
@@ -80,7 +84,7 @@ class Entry:
         self.head = head
         self.endpoint = endpoint
         self.model = model
-        self.usage = usage
+        self._usage = None if usage is None else _USAGE.pack(*usage)  # a third of the tuple
         self.memo: tuple[Any, ...] | None = None
         """How this process rebuilds the answer fastest (a pickle first). Never leaves it."""
 
@@ -90,6 +94,11 @@ class Entry:
         if self.ttl is None:
             return float("inf")
         return self.stored_at + self.ttl + max(self.stale_while_revalidate, self.stale_if_error)
+
+    @property
+    def usage(self) -> Usage | None:
+        """Tokens that the answer was billed for; None where it did not say."""
+        return None if self._usage is None else Usage(*_USAGE.unpack(self._usage))
 
     @property
     def size(self) -> int:

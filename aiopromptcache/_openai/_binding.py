@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import orjson
+from cachetools import LRUCache
 from openai import APITimeoutError, AsyncOpenAI, NotGiven, Omit
 
 from .._engine import Answer, Ask, Engine, Loaded
@@ -16,6 +17,7 @@ from .._events import CacheEvent
 from .._keys import Unkeyable, digest
 from .._policy import Policy, Request, cache_control
 from ._endpoints import Body, Endpoint, cacheable, usage_of
+from ._rebuild import rebuild
 from ._record import pack_head
 from ._scope import Scope
 
@@ -23,6 +25,9 @@ logger = logging.getLogger("aiopromptcache")
 
 RAW_HEADER = "X-Stainless-Raw-Response"
 """How the SDK marks a call of with_raw_response ("true") or with_streaming_response ("stream")."""
+
+_MEMOS = 1_024
+_LARGE_MEMO = 2**16
 
 _UNSET = (Omit, NotGiven)
 
@@ -37,6 +42,8 @@ class Call(NamedTuple):
     slot: str
     answer: Answer | None = None
     """Set where the fast layer has the answer already, and only the SDK can make the object."""
+    looked: bool = False
+    """True where the fast layer has asked the remote tiers, which had nothing."""
 
 
 planned: ContextVar[Call | None] = ContextVar("aiopromptcache planned call", default=None)
@@ -51,6 +58,7 @@ class Binding:
         self.policy = policy
         self.client = client
         self._scope = Scope(client)
+        self._memos: LRUCache[int, Any] = LRUCache(_MEMOS)
 
     def plan(
         self,
@@ -110,6 +118,25 @@ class Binding:
                 )
             )
 
+    # Rebuilding
+
+    def build(self, call: Call, entry: Entry) -> Any:
+        """A new object for a plain answer; None where only the SDK's own path will do."""
+        if entry.memo is not None:
+            return rebuild(entry, call.endpoint, self.client)
+        # Without a local tier the same answer comes as a new entry each time.
+        local = self.engine.local
+        identity = 0 if local is not None else hash((call.slot, entry.payload))
+        entry.memo = self._memos.get(identity)
+        known = entry.memo is not None
+        built = rebuild(entry, call.endpoint, self.client)
+        if local is None:
+            if entry.size - len(entry.payload) < _LARGE_MEMO:
+                self._memos[identity] = entry.memo
+        elif not known and local.peek(call.slot) is entry:
+            local.put(call.slot, entry)  # it has grown by what it remembers
+        return built
+
     # Asking
 
     def ask(self, call: Call, timeout: Any, load: Callable[[], Awaitable[Loaded]]) -> Ask:
@@ -123,9 +150,10 @@ class Binding:
             slot=call.slot,
             policy=call.policy,
             load=load,
-            accepts=_is_stream if call.request.stream else _is_plain,
+            accepts=_is_stream if call.request.stream else is_plain,
             patience=patience,
             outlasts=lambda error, other: _outlasts(error, patience, other),
+            looked=call.looked,
             endpoint=call.endpoint.name,
             model=model_of(call),
         )
@@ -159,7 +187,7 @@ class Binding:
             return False
 
 
-def _is_plain(entry: Entry) -> bool:
+def is_plain(entry: Entry) -> bool:
     return entry.kind is Kind.HTTP
 
 

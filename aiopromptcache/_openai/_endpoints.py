@@ -152,4 +152,4 @@ def usage_of(body: Body) -> Usage | None:
 
 
 def _count(value: object) -> int:
-    return value if type(value) is int and value > 0 else 0
+    return value if type(value) is int and 0 < value < 2**63 else 0

@@ -16,10 +16,10 @@ from .._engine import Answer, Loaded
 from .._entry import Entry
 from .._flights import OutOfPatience
 from .._status import mark
-from ._binding import RAW_HEADER, Binding, Call, given, planned
+from ._binding import RAW_HEADER, Binding, Call, given, is_plain, planned
 from ._endpoints import Endpoint
 from ._raw import RawHit, options_of, request_of
-from ._rebuild import decode_vectors, rebuild
+from ._rebuild import decode_vectors
 
 _EXTRAS = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
 
@@ -37,8 +37,8 @@ def fast_create(
             call = fast.plan()
             if call is not None:
                 result = fast.from_memory(call)
-                if result is None and fast.flying(call):
-                    result, call = await fast.follow(call)
+                if result is None:
+                    result, call = await fast.from_elsewhere(call)
                 if result is not None:
                     return result
         outer = planned.get()
@@ -98,15 +98,37 @@ class _FastCall:
         entry = engine.peek(call.slot, call.policy)
         if entry is None:
             return None
-        known = entry.memo is not None
-        built = self._build(entry)
+        built = self._build(call, entry)
         if built is None:
             return None
-        if not known and engine.local is not None:
-            engine.local.put(call.slot, entry)  # it has grown by what it remembers
         return self._deliver(engine.hit(call.key, entry, "memory"), built)
 
-    def flying(self, call: Call) -> bool:
+    async def from_elsewhere(self, call: Call) -> tuple[Any, Call]:
+        """The answer of another caller's flight or of a remote tier, or the plan to go on with."""
+        if not self._flying(call) and self._binding.engine.remote and not call.policy.no_cache:
+            result, call = await self._from_remote(call)
+            if result is not None:
+                return result, call
+        if call.answer is None and self._flying(call):
+            return await self._follow(call)
+        return None, call
+
+    async def _from_remote(self, call: Call) -> tuple[Any, Call]:
+        engine = self._binding.engine
+        landed = await engine.look_remote(call.slot, call.policy, is_plain)
+        if landed is None or landed.tier is None:
+            return None, call._replace(looked=True)
+        engine.promote(call.slot, landed)
+        return self._answered(call, engine.hit(call.key, landed.entry, landed.tier))
+
+    def _answered(self, call: Call, answer: Answer) -> tuple[Any, Call]:
+        """The object, or the answer for the SDK to make an object of."""
+        built = self._build(call, answer.entry)
+        if built is None:
+            return None, call._replace(answer=answer)
+        return self._deliver(answer, built), call
+
+    def _flying(self, call: Call) -> bool:
         """Is another caller's flight for the same answer there to join?"""
         policy = call.policy
         return (
@@ -114,7 +136,7 @@ class _FastCall:
             and self._binding.engine.flights.find(call.slot) is not None
         )
 
-    async def follow(self, call: Call) -> tuple[Any, Call]:
+    async def _follow(self, call: Call) -> tuple[Any, Call]:
         """The other caller's answer, or the plan where that came to nothing."""
         ask = self._binding.ask(call, self._timeout, _never)
         try:
@@ -123,13 +145,10 @@ class _FastCall:
             raise APITimeoutError(request=self._request()) from None
         if answer is None:
             return None, call
-        built = self._build(answer.entry)
-        if built is None:
-            return None, call._replace(answer=answer)
-        return self._deliver(answer, built), call
+        return self._answered(call, answer)
 
-    def _build(self, entry: Entry) -> Any:
-        built = rebuild(entry, self._endpoint, self._binding.client)
+    def _build(self, call: Call, entry: Entry) -> Any:
+        built = self._binding.build(call, entry)
         return None if self._vectors and built and not decode_vectors(built) else built
 
     def _deliver(self, answer: Answer, built: Any) -> Any:

@@ -12,15 +12,18 @@ from typing import Any
 import orjson
 
 from .._entry import Entry
+from .._values import compact
 
-# Headers that describe one transfer, not the answer.
+# Headers that describe one transfer or one account's state at its time, not the answer.
 _DROPPED = frozenset(
     {
+        "alt-svc",
         "connection",
         "content-encoding",
         "content-length",
         "keep-alive",
         "set-cookie",
+        "strict-transport-security",
         "te",
         "trailer",
         "transfer-encoding",
@@ -31,8 +34,12 @@ _DROPPED = frozenset(
 
 def pack_head(response: Any) -> bytes:
     """Status and headers of a response, without what belongs to its transfer."""
-    headers = [[k, v] for k, v in response.headers.multi_items() if k.lower() not in _DROPPED]
-    return orjson.dumps([response.status_code, headers])
+    headers = [
+        [name, value]
+        for name, value in response.headers.multi_items()
+        if name.lower() not in _DROPPED and not name.lower().startswith("x-ratelimit-")
+    ]
+    return compact(orjson.dumps([response.status_code, headers]))
 
 
 def unpack_head(entry: Entry) -> tuple[int, list[tuple[str, str]]]:

@@ -121,6 +121,7 @@ class Guard:
     def _failed(self, error: Exception) -> None:
         self._failures += 1
         self._context.notify("error", None, None, error)
+        logger.debug("cache tier %s failed", self.name, exc_info=error)
         if self._failures == 1:
             logger.warning(
                 "cache tier %s failed with %s; calls go on without it, and what follows is counted "

@@ -1,0 +1,129 @@
+"""The wire form of an entry: versioned, self-describing, checked before anything is believed.
+
+    offset  bytes  what
+    0       2      magic, "ap"
+    2       1      version of this form, 1
+    3       1      flags: 1 = the content is compressed (zlib)
+    4       4      CRC-32 of everything after this field, big-endian
+    8       4      length of the header, big-endian
+    12      n      the header: a JSON object (see `_header`)
+    12+n    …      the content: the head (`h` bytes of it), then the payload
+
+Times in the header are seconds on the clock of the machine that keeps the record, so that
+machines whose own clocks disagree agree on an entry's age. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any
+
+import orjson
+
+from .._entry import Entry, Kind, Usage
+
+MAGIC = b"ap"
+VERSION = 1
+COMPRESSED = 1
+MAX_CONTENT = 256 * 2**20
+"""Bytes of content that a record may unpack to."""
+
+_PREFIX = struct.Struct(">2sBBII")
+_CRC_FROM = 8
+
+
+class BadRecord(ValueError):
+    """Bytes that are no record of ours, or no longer."""
+
+
+def encode(entry: Entry, *, offset: float, compress_over: int | None) -> bytes:
+    """The record of an entry; `offset` is the keeper's clock minus ours, in seconds."""
+    content = (entry.head or b"") + entry.payload
+    header = orjson.dumps(_header(entry, offset, len(content)))
+    flags = 0
+    if compress_over is not None and len(content) > compress_over:
+        packed = zlib.compress(content, 1)
+        if len(packed) < len(content):
+            flags, content = COMPRESSED, packed
+    body = struct.pack(">I", len(header)) + header + content
+    return MAGIC + bytes((VERSION, flags)) + struct.pack(">I", zlib.crc32(body)) + body
+
+
+def decode(record: bytes, *, offset: float) -> Entry:
+    """The entry of a record. Raises `BadRecord` for anything that `encode` did not make."""
+    try:
+        magic, version, flags, crc, length = _PREFIX.unpack_from(record)
+    except struct.error:
+        raise BadRecord("too short") from None
+    if magic != MAGIC:
+        raise BadRecord("not a record")
+    if version != VERSION or flags & ~COMPRESSED:
+        raise BadRecord(f"version {version} with flags {flags} is not known here")
+    if zlib.crc32(memoryview(record)[_CRC_FROM:]) != crc:
+        raise BadRecord("damaged")
+    start = _PREFIX.size + length
+    try:
+        header = orjson.loads(record[_PREFIX.size : start])
+        content = record[start:]
+        if flags & COMPRESSED:
+            content = _unpack(content, int(header["n"]))
+        if len(content) != header["n"]:
+            raise BadRecord("of another length than it says")
+        return _entry(header, content, offset)
+    except BadRecord:
+        raise
+    except (KeyError, TypeError, ValueError, zlib.error, struct.error) as error:
+        raise BadRecord(type(error).__name__) from None
+
+
+def _unpack(content: bytes, size: int) -> bytes:
+    """Never more than the record said, and never more than is allowed."""
+    if not 0 <= size <= MAX_CONTENT:
+        raise BadRecord("too large")
+    machine = zlib.decompressobj()
+    unpacked = machine.decompress(content, size + 1)
+    if not machine.eof:
+        raise BadRecord("of another length than it says")
+    return unpacked
+
+
+def _header(entry: Entry, offset: float, size: int) -> dict[str, Any]:
+    """One-letter names; what is absent or zero is left out."""
+    header: dict[str, Any] = {
+        "k": int(entry.kind),
+        "t": entry.stored_at + offset,
+        "l": entry.ttl,
+        "w": entry.stale_while_revalidate,
+        "x": entry.stale_if_error,
+        "c": entry.cost,
+        "n": size,
+        "h": None if entry.head is None else len(entry.head),
+        "g": entry.tags,
+        "e": entry.endpoint,
+        "m": entry.model,
+        "u": None if entry.usage is None else list(entry.usage),
+    }
+    return {name: value for name, value in header.items() if value not in (None, 0, ())}
+
+
+def _entry(header: dict[str, Any], content: bytes, offset: float) -> Entry:
+    head = header.get("h")
+    split = head or 0
+    if not 0 <= split <= len(content):
+        raise BadRecord("of another length than it says")
+    ttl, usage = header.get("l"), header.get("u")
+    return Entry(
+        Kind(header["k"]),
+        content[split:],
+        stored_at=float(header["t"]) - offset,
+        ttl=None if ttl is None else float(ttl),
+        stale_while_revalidate=float(header.get("w", 0)),
+        stale_if_error=float(header.get("x", 0)),
+        cost=float(header.get("c", 0)),
+        tags=tuple(map(str, header.get("g", ()))),
+        head=None if head is None else content[:split],
+        endpoint=header.get("e"),
+        model=header.get("m"),
+        usage=None if usage is None else Usage(*usage),
+    )
