@@ -67,7 +67,7 @@ class Ask:
     """Told a flight's error and its leader's patience: does this caller rather try by itself?"""
     patience: float | None = None
     looked: bool = False
-    """True where the remote tiers were asked just now, and had nothing."""
+    """True where the tiers were asked just now, and had nothing."""
     endpoint: str | None = None
     model: str | None = None
 
@@ -171,7 +171,7 @@ class Engine:
         follower whose own time is up.
         """
         policy = ask.policy
-        if not policy.no_cache:
+        if not policy.no_cache and not ask.looked:
             entry = self.peek(ask.slot, policy)
             if entry is not None and ask.accepts(entry):
                 return self.hit(ask.key, entry, self.local.name if self.local else "memory")
@@ -228,7 +228,7 @@ class Engine:
 
     async def fetch_stored(self, ask: Ask) -> Answer | None:
         """The answer of a tier, or None. Raises `NotCached` for only_if_cached."""
-        if not ask.policy.no_cache:
+        if not ask.policy.no_cache and not ask.looked:
             landed = await self.look(ask.slot, ask.policy, ask.accepts)
             if landed is not None:
                 self.promote(ask.slot, landed)

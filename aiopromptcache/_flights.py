@@ -219,6 +219,7 @@ class Flights(Generic[T]):
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         flight = self._tasks.pop(task)
+        flight.task = None  # a circle: the task's context holds the flight
         if not flight.done:  # cancelled, perhaps before it ever ran
             self.remove(flight)
             flight.land(None, FlightLost())

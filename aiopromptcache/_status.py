@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -61,8 +60,10 @@ class LiveStatus:
 
 def mark(result: Any, status: tuple[Any, ...] | LiveStatus) -> Any:
     """Let a result carry its status, where it can carry anything."""
-    with suppress(TypeError):  # a str, a dict: what the SDK gives for a body that is no object
+    try:
         vars(result)[ATTRIBUTE] = status
+    except TypeError:  # a str, a dict: what a body that is no object becomes
+        pass
     return result
 
 

@@ -43,7 +43,7 @@ class Call(NamedTuple):
     answer: Answer | None = None
     """Set where the fast layer has the answer already, and only the SDK can make the object."""
     looked: bool = False
-    """True where the fast layer has asked the remote tiers, which had nothing."""
+    """True where the fast layer has asked the tiers, which had nothing."""
 
 
 planned: ContextVar[Call | None] = ContextVar("aiopromptcache planned call", default=None)
@@ -66,6 +66,8 @@ class Binding:
         params: Body,
         headers: Mapping[str, Any] | None,
         query: Mapping[str, Any] | None,
+        *,
+        looked: bool = False,
     ) -> Call | None:
         """How one call is cached; None where it may not be.
 
@@ -85,7 +87,7 @@ class Binding:
         hashed = params if policy.normalize is None else dict(policy.normalize(request))
         scope = self._scope.prefix(endpoint.path, policy.partition, headers, query)
         key = digest(scope, hashed)
-        return Call(endpoint, request, policy, key, self.engine.prefix + key)
+        return Call(endpoint, request, policy, key, self.engine.prefix + key, None, looked)
 
     def plan_or_bypass(
         self,

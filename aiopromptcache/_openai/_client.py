@@ -7,11 +7,12 @@ The complete layer is `request`, through which every form of every call goes. Th
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary, finalize
 
-from openai import APITimeoutError, AsyncOpenAI, NotGiven
+from openai import APITimeoutError, AsyncOpenAI, BaseModel, NotGiven
 from openai._models import FinalRequestOptions
 
 from .._engine import Answer, Ask, Engine, Loaded
@@ -26,6 +27,8 @@ from ._fast import fast_create
 from ._raw import request_of
 from ._record import add_cache_status, reopened, replay, with_stream
 from ._recording import Recorder, accumulate
+
+_LONG_NUMBER = re.compile(rb"\d{19}")
 
 ClientT = TypeVar("ClientT", bound=AsyncOpenAI)
 
@@ -133,10 +136,36 @@ class _Call:
             raise APITimeoutError(request=self._request()) from None
         if answer.extra is None:
             return await self._replay(answer)
-        reply, body = answer.extra
+        reply, body, parsed = answer.extra
+        if parsed is not None and self._simple(reply.response, body):
+            return self._built(reply, parsed, answer.status)
         if self._raw == "stream":
             reply = reply._replace(response=reopened(reply.response, body))
         return await self._deliver(reply, answer.status)
+
+    def _simple(self, response: Any, body: bytes) -> bool:
+        """Nothing but the parsed object is asked for, and reading JSON twice is not needed for it.
+
+        Numbers of 19 digits may be integers that our JSON reader would make floats of.
+        """
+        return (
+            self._raw is None
+            and self._plan is not None
+            and self._cast_to is self._plan.endpoint.model
+            and response.headers.get("content-type", "").startswith("application/json")
+            and _LONG_NUMBER.search(body) is None
+        )
+
+    def _built(self, reply: Reply, parsed: Any, status: Any) -> Any:
+        """What the SDK makes of a JSON body, from the body that was read already."""
+        result: Any = self._client._process_response_data(
+            data=parsed, cast_to=self._cast_to, response=reply.response
+        )
+        if not isinstance(reply.options.post_parser, NotGiven):
+            result = reply.options.post_parser(result)
+        if isinstance(result, BaseModel):
+            vars(result)["_request_id"] = reply.response.headers.get("x-request-id")
+        return mark(result, status)
 
     def _ask(self, call: Call) -> Ask:
         async def load() -> Loaded:
@@ -145,7 +174,7 @@ class _Call:
             parsed = parse(body)
             entry = self._binding.entry(call, Kind.HTTP, reply.response, body, parsed)
             storable = self._binding.storable(call, reply.response, parsed)
-            return Loaded(entry, storable, (reply, body))
+            return Loaded(entry, storable, (reply, body, parsed))
 
         return self._binding.ask(call, self._options.timeout, load)
 
@@ -205,6 +234,7 @@ class _Call:
         return mark(result, status)
 
 
+_BODIES = (dict, Mapping, type(None))
 _MISS = (False, None, None, None)
 
 
@@ -219,11 +249,12 @@ def _let_mark(options: FinalRequestOptions, status: Any) -> None:
 
 
 def _endpoint_of(options: FinalRequestOptions) -> Endpoint | None:
-    if options.method.lower() != "post" or options.content is not None or options.files:
+    endpoint = BY_PATH.get("/" + options.url.strip("/"))
+    if endpoint is None or options.method.lower() != "post":
         return None
-    if not isinstance(options.json_data, Mapping | None):
+    if options.content is not None or options.files:
         return None
-    return BY_PATH.get("/" + options.url.strip("/"))
+    return endpoint if isinstance(options.json_data, _BODIES) else None
 
 
 # Wrapping

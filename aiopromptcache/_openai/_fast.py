@@ -36,8 +36,8 @@ def fast_create(
             fast = _FastCall(binding, endpoint, params)
             call = fast.plan()
             if call is not None:
-                result = fast.from_memory(call)
-                if result is None:
+                result, call = fast.from_memory(call)
+                if result is None and call.answer is None:
                     result, call = await fast.from_elsewhere(call)
                 if result is not None:
                     return result
@@ -78,7 +78,9 @@ class _FastCall:
                 self._take_extras()
             if self._headers and self._headers.get(RAW_HEADER) == "stream":
                 return None
-            return self._binding.plan(self._endpoint, self._params, self._headers, self._query)
+            return self._binding.plan(
+                self._endpoint, self._params, self._headers, self._query, looked=True
+            )
         except Exception:  # whatever it was, the complete layer meets it again, and tells
             return None
 
@@ -90,18 +92,13 @@ class _FastCall:
         if extra_body := params.pop("extra_body", None):
             self._params = given({**params, **extra_body})
 
-    def from_memory(self, call: Call) -> Any:
-        """A new object for a repeat; None for anything else."""
-        if call.policy.no_cache:
-            return None
+    def from_memory(self, call: Call) -> tuple[Any, Call]:
+        """A new object for a repeat, or the plan to go on with."""
         engine = self._binding.engine
-        entry = engine.peek(call.slot, call.policy)
+        entry = None if call.policy.no_cache else engine.peek(call.slot, call.policy)
         if entry is None:
-            return None
-        built = self._build(call, entry)
-        if built is None:
-            return None
-        return self._deliver(engine.hit(call.key, entry, "memory"), built)
+            return None, call
+        return self._answered(call, engine.hit(call.key, entry, "memory"))
 
     async def from_elsewhere(self, call: Call) -> tuple[Any, Call]:
         """The answer of another caller's flight or of a remote tier, or the plan to go on with."""
@@ -117,7 +114,7 @@ class _FastCall:
         engine = self._binding.engine
         landed = await engine.look_remote(call.slot, call.policy, is_plain)
         if landed is None or landed.tier is None:
-            return None, call._replace(looked=True)
+            return None, call
         engine.promote(call.slot, landed)
         return self._answered(call, engine.hit(call.key, landed.entry, landed.tier))
 

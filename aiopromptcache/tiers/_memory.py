@@ -73,12 +73,16 @@ class MemoryTier:
         """Store one entry; False where it is larger than the whole tier, or expired already."""
         if slot in self._store:
             self._discard(slot)
-        if entry.size + ENTRY_OVERHEAD > self.max_bytes or entry.expires_at <= self._clock():
+        try:
+            self._store[slot] = entry
+        except ValueError:  # cachetools' word for: larger than everything
             return False
-        self._store[slot] = entry
-        namespace = slot.partition(":")[0]
-        for tag in entry.tags:
-            self._tagged.setdefault((namespace, tag), set()).add(slot)
+        if slot not in self._store:  # expired already
+            return False
+        if entry.tags:
+            namespace = slot.partition(":")[0]
+            for tag in entry.tags:
+                self._tagged.setdefault((namespace, tag), set()).add(slot)
         self._schedule_sweep()
         return True
 
