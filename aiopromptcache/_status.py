@@ -60,7 +60,7 @@ class LiveStatus:
 
 def mark(result: Any, status: tuple[Any, ...] | LiveStatus) -> Any:
     """Let a result carry its status, where it can carry anything."""
-    try:
+    try:  # noqa: SIM105  # on the path of every hit
         vars(result)[ATTRIBUTE] = status
     except TypeError:  # a str, a dict: what a body that is no object becomes
         pass

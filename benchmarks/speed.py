@@ -12,6 +12,7 @@ import random
 import struct
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -191,7 +192,7 @@ async def hits() -> None:
                 "at most 1/8",
             ),
         ):
-            await compare(f"hit: {label}", lambda a=ask: a(ours), lambda a=ask: a(bare), bound)
+            await compare(f"hit: {label}", partial(ask, ours), partial(ask, bare), bound)
 
 
 async def _parsed(resource: Any, **request: Any) -> Any:

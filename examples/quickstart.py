@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from openai import AsyncOpenAI
 
-from aiopromptcache import CacheStatus, MemoryTier, PromptCache, RedisTier, cache_status
+from aiopromptcache import CacheStatus, MemoryTier, PromptCache, RedisTier, Tier, cache_status
 
 MODEL = os.environ.get("OPENAI_MODEL", "gpt-4o-mini")
 
@@ -42,10 +42,12 @@ async def ask(client: AsyncOpenAI, question: str) -> CacheStatus | None:
     return cache_status(answer)
 
 
-async def row(label: str, cache: PromptCache, work: Awaitable[list[CacheStatus | None]]) -> None:
-    """Do some work and print what it took."""
+async def row(
+    label: str, cache: PromptCache, client: AsyncOpenAI, question: str, times: int = 1
+) -> None:
+    """Ask once, or many times at once, and print what it took."""
     calls, started = cache.stats.upstream_calls, time.perf_counter()
-    statuses = await work
+    statuses = await asyncio.gather(*[ask(client, question) for _ in range(times)])
     elapsed = time.perf_counter() - started
     print(
         f"{label:<22}{len(statuses):>8}{cache.stats.upstream_calls - calls:>11}"
@@ -55,7 +57,9 @@ async def row(label: str, cache: PromptCache, work: Awaitable[list[CacheStatus |
 
 async def main() -> None:
     """Ask the same question in three ways."""
-    tiers = [MemoryTier(), *([RedisTier(url)] if (url := os.environ.get("REDIS_URL")) else [])]
+    tiers: list[Tier] = [MemoryTier()]
+    if url := os.environ.get("REDIS_URL"):
+        tiers.append(RedisTier(url))
     async with (
         openai_client() as plain,
         PromptCache(*tiers, ttl=1800, namespace="quickstart") as cache,
@@ -63,14 +67,11 @@ async def main() -> None:
         client = cache.wrap(plain)  # still an AsyncOpenAI to isinstance, mypy and pyright
 
         print(f"{'':<22}{'asked':>8}{'API calls':>11}{'time':>15}   status of the last")
-        one = "Why is the sky blue?"
-        await row("first call", cache, asyncio.gather(ask(client, one)))
-        await row("the same again", cache, asyncio.gather(ask(client, one)))
-        other = "Why is the grass green?"
-        crowd = [ask(client, other) for _ in range(100)]
-        await row("a new one, 100 at once", cache, asyncio.gather(*crowd))
-        again = [ask(client, other) for _ in range(100)]
-        await row("those 100 again", cache, asyncio.gather(*again))
+        sky, grass = "Why is the sky blue?", "Why is the grass green?"
+        await row("first call", cache, client, sky)
+        await row("the same again", cache, client, sky)
+        await row("a new one, 100 at once", cache, client, grass, times=100)
+        await row("those 100 again", cache, client, grass, times=100)
 
         print(f"\n{cache.stats}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import inspect
 import sys
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -85,5 +86,5 @@ def _is_runner(task: asyncio.Task[Any]) -> bool:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Every asynchronous test is looked after."""
     for item in items:
-        if isinstance(item, pytest.Function) and item.get_closest_marker("anyio"):
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
             item.fixturenames.insert(0, "no_task_left")
