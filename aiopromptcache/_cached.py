@@ -53,7 +53,7 @@ def _key_maker(function: Callable[..., Any]) -> Callable[..., str]:
         bound = signature.bind(*args, **kwargs)
         bound.apply_defaults()
         try:
-            return digest(name, bound.arguments)
+            return digest(name, canonical(bound.arguments))
         except Unkeyable:
             raise _unkeyable_argument(function, bound.arguments) from None
 

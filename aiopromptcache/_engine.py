@@ -68,6 +68,8 @@ class Ask:
     patience: float | None = None
     looked: bool = False
     """True where the tiers were asked just now, and had nothing."""
+    spent: float = 0.0
+    """Seconds that remote tiers took of this call already."""
     endpoint: str | None = None
     model: str | None = None
 
@@ -198,7 +200,9 @@ class Engine:
         if flight is None:
             return None
         try:
-            landed = await self.flights.join(flight, leader=False, timeout=ask.patience)
+            landed = await self.flights.join(
+                flight, leader=False, timeout=_shorter(ask.patience, flight.patience)
+            )
         except FlightLost:
             return None
         except BaseException as error:
@@ -248,7 +252,9 @@ class Engine:
 
     async def _fly(self, flight: Flight[Landed], ask: Ask) -> Landed:
         if self.remote and not ask.policy.no_cache and not ask.looked:
+            started = flight.loop.time()
             landed = await self.look_remote(ask.slot, ask.policy, ask.accepts)
+            ask.spent += flight.loop.time() - started
             if landed is not None:
                 if not flight.detached:
                     self.promote(ask.slot, landed)
@@ -257,7 +263,7 @@ class Engine:
         flight.kept = True
         stored = False
         if loaded.storable and not ask.policy.no_store:
-            stored = await self.keep(flight, ask.slot, loaded.entry)
+            stored = await self.keep(flight, ask.slot, loaded.entry, ask.spent)
         if stored:
             self.tell("store", ask, entry=loaded.entry)
         return Landed(loaded.entry, None, stored, loaded.extra)
@@ -365,11 +371,13 @@ class Engine:
             **fields,
         )
 
-    async def keep(self, flight: Flight[Landed], slot: str, entry: Entry) -> bool:
+    async def keep(
+        self, flight: Flight[Landed], slot: str, entry: Entry, spent: float = 0.0
+    ) -> bool:
         """Store what a flight brought, unless the key was invalidated before or meanwhile."""
         if flight.detached or entry.ttl == 0:
             return False
-        stored = await self.store(slot, entry)
+        stored = await self.store(slot, entry, spent)
         if flight.detached:
             # The remote write may have come after the removal. Memory was written before it.
             for guard in self.remote:
@@ -377,11 +385,11 @@ class Engine:
             return False
         return stored
 
-    async def store(self, slot: str, entry: Entry) -> bool:
+    async def store(self, slot: str, entry: Entry, spent: float = 0.0) -> bool:
         """Write one entry to every tier; True where at least one took it."""
         stored = self.local is not None and self.local.put(slot, entry)
         for guard in self.remote:
-            stored = await guard.set({slot: entry}) or stored
+            stored = await guard.set({slot: entry}, spent=spent) or stored
         self.stats.stores += stored
         return stored
 
@@ -497,6 +505,11 @@ class Engine:
                     error=error,
                 )
             )
+
+
+def _shorter(mine: float | None, leaders: float | None) -> float | None:
+    """A follower's own limit where it is the shorter; else the leader's ends them both."""
+    return mine if mine is not None and (leaders is None or mine < leaders) else None
 
 
 class Recording:

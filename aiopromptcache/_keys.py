@@ -26,7 +26,7 @@ def canonical(value: object) -> bytes:
     not JSON, without having consumed any iterator. NaN and infinities are refused too.
     """
     try:
-        text = orjson.dumps(value, default=_plain, option=_OPTIONS)
+        text = orjson.dumps(value, default=plain_json, option=_OPTIONS)
     except orjson.JSONEncodeError as error:
         if isinstance(error.__cause__, Unkeyable):
             raise error.__cause__ from None
@@ -39,7 +39,8 @@ def canonical(value: object) -> bytes:
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
-def _plain(value: object) -> object:
+def plain_json(value: object) -> object:
+    """What a pydantic object is sent as; `Unkeyable` for everything else that is not JSON."""
     if isinstance(value, BaseModel):
         return value.model_dump(
             mode="json",
@@ -53,7 +54,7 @@ def _plain(value: object) -> object:
 def _canonical_slow(value: object) -> bytes:
     """For what orjson refuses though it is JSON: integers past 64 bits, keys that are numbers."""
     try:
-        text = json.dumps(value, default=_plain, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(value, default=plain_json, allow_nan=False, ensure_ascii=False)
         # A second pass: keys that were numbers are sorted as the strings they became.
         plain = json.loads(text)
         return json.dumps(plain, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
@@ -76,12 +77,12 @@ def _refuse_nan(value: object) -> None:
         elif isinstance(item, (list, tuple)):
             rest.extend(item)
         elif isinstance(item, BaseModel):
-            rest.append(_plain(item))
+            rest.append(plain_json(item))
 
 
-def digest(prefix: bytes, value: object) -> str:
-    """Hex digest (64 characters) of a canonical value under a prefix of fixed length."""
-    return hashlib.sha256(prefix + canonical(value)).hexdigest()
+def digest(prefix: bytes, text: bytes) -> str:
+    """Hex digest (64 characters) of a canonical text under a prefix of fixed length."""
+    return hashlib.sha256(prefix + text).hexdigest()
 
 
 def prefix(*parts: object) -> bytes:
@@ -94,4 +95,4 @@ _FREE = prefix("key")
 
 def request_key(request: Mapping[str, Any]) -> str:
     """The digest of any JSON-able request; `TypeError` where it is not JSON-able."""
-    return digest(_FREE, request)
+    return digest(_FREE, canonical(request))

@@ -75,8 +75,10 @@ def cache_status(result: object) -> CacheStatus | None:
     everything else.
     """
     try:
-        arguments: Any = vars(result).get(ATTRIBUTE)
-    except TypeError:
+        carried = vars(result)
+        # The SDK's `.stream()` helpers hold the stream itself.
+        arguments: Any = carried.get(ATTRIBUTE) or vars(carried["_raw_stream"]).get(ATTRIBUTE)
+    except (TypeError, KeyError):
         return None
     if isinstance(arguments, LiveStatus):
         arguments = arguments.arguments

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
@@ -9,12 +10,12 @@ from typing import Any, NamedTuple
 
 import orjson
 from cachetools import LRUCache
-from openai import APITimeoutError, AsyncOpenAI, NotGiven, Omit
+from openai import APIResponseValidationError, APITimeoutError, AsyncOpenAI, NotGiven, Omit
 
 from .._engine import Answer, Ask, Engine, Loaded
 from .._entry import Entry, Kind
 from .._events import CacheEvent
-from .._keys import Unkeyable, digest
+from .._keys import Unkeyable, canonical, digest, plain_json
 from .._policy import Policy, Request, cache_control
 from ._endpoints import Body, Endpoint, cacheable, usage_of
 from ._rebuild import rebuild
@@ -44,6 +45,8 @@ class Call(NamedTuple):
     """Set where the fast layer has the answer already, and only the SDK can make the object."""
     looked: bool = False
     """True where the fast layer has asked the tiers, which had nothing."""
+    spent: float = 0.0
+    """Seconds that this took of remote tiers."""
 
 
 planned: ContextVar[Call | None] = ContextVar("aiopromptcache planned call", default=None)
@@ -63,6 +66,7 @@ class Binding:
     def plan(
         self,
         endpoint: Endpoint,
+        path: str,
         params: Body,
         headers: Mapping[str, Any] | None,
         query: Mapping[str, Any] | None,
@@ -71,27 +75,33 @@ class Binding:
     ) -> Call | None:
         """How one call is cached; None where it may not be.
 
-        Raises `Unkeyable` where its arguments are not JSON, and what a policy's callable raises.
+        Raises `Unkeyable` where its arguments are not JSON, before any callable of the policy gets
+        to see them, and what such a callable raises.
         """
-        policy = self.policy()
-        if headers:
-            policy = _with_directives(policy, headers)
+        policy = self.policy_for(headers)
         stream = bool(params.get("stream"))
         if params.get("stream") is False:  # what the server does without it, too
             params = {name: value for name, value in params.items() if name != "stream"}
+        text = canonical(params)
         request = Request(endpoint.name, params, stream)
         if not (
             cacheable(endpoint, params) if policy.cacheable is None else policy.cacheable(request)
         ):
             return None
-        hashed = params if policy.normalize is None else dict(policy.normalize(request))
-        scope = self._scope.prefix(endpoint.path, policy.partition, headers, query)
-        key = digest(scope, hashed)
+        if policy.normalize is not None:
+            text = canonical(dict(policy.normalize(request)))
+        key = digest(self._scope.prefix(path, policy.partition, headers, query), text)
         return Call(endpoint, request, policy, key, self.engine.prefix + key, None, looked)
+
+    def policy_for(self, headers: Mapping[str, Any] | None) -> Policy:
+        """The policy in force, with the directives of a call's own Cache-Control."""
+        policy = self.policy()
+        return _with_directives(policy, headers) if headers else policy
 
     def plan_or_bypass(
         self,
         endpoint: Endpoint,
+        path: str,
         params: Callable[[], Body],
         headers: Mapping[str, Any] | None,
         query: Mapping[str, Any] | None,
@@ -103,7 +113,7 @@ class Binding:
             if call.endpoint is endpoint:
                 return call
         try:
-            return self.plan(endpoint, params(), headers, query)
+            return self.plan(endpoint, path, params(), headers, query)
         except Exception as error:
             self._fault(endpoint, error)
             return None
@@ -128,7 +138,7 @@ class Binding:
             return rebuild(entry, call.endpoint, self.client)
         # Without a local tier the same answer comes as a new entry each time.
         local = self.engine.local
-        identity = 0 if local is not None else hash((call.slot, entry.payload))
+        identity = 0 if local is not None else hash((call.slot, entry.head, entry.payload))
         entry.memo = self._memos.get(identity)
         known = entry.memo is not None
         built = rebuild(entry, call.endpoint, self.client)
@@ -156,6 +166,7 @@ class Binding:
             patience=patience,
             outlasts=lambda error, other: _outlasts(error, patience, other),
             looked=call.looked,
+            spent=call.spent,
             endpoint=call.endpoint.name,
             model=model_of(call),
         )
@@ -180,6 +191,8 @@ class Binding:
         """May this answer be stored? A policy's callable that fails says no."""
         if parsed is None or response.status_code != 200:
             return False
+        if self.client._strict_response_validation and not self._valid(call, response, parsed):
+            return False
         if call.policy.storable is None:
             return call.endpoint.storable(parsed)
         try:
@@ -187,6 +200,25 @@ class Binding:
         except Exception as error:
             self._fault(call.endpoint, error)
             return False
+
+    def _valid(self, call: Call, response: Any, parsed: Body) -> bool:
+        if call.request.stream:
+            return True  # each event is validated as it is read
+        try:
+            self.client._process_response_data(
+                data=parsed, cast_to=call.endpoint.model, response=response
+            )
+        except APIResponseValidationError:
+            return False
+        return True
+
+
+def snapshot(value: Any) -> Any:
+    """A copy of what is keyed, as it will be sent, for work that begins later."""
+    try:
+        return orjson.loads(orjson.dumps(value, default=plain_json))
+    except (orjson.JSONEncodeError, orjson.JSONDecodeError):  # e.g. an integer past 64 bits
+        return copy.deepcopy(value)
 
 
 def is_plain(entry: Entry) -> bool:

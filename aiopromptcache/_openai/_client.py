@@ -6,6 +6,7 @@ The complete layer is `request`, through which every form of every call goes. Th
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import re
 from collections.abc import Callable, Mapping
@@ -17,16 +18,17 @@ from openai._models import FinalRequestOptions
 
 from .._engine import Answer, Ask, Engine, Loaded
 from .._entry import Kind
-from .._errors import ConfigurationError
+from .._errors import ConfigurationError, NotCached
 from .._flights import OutOfPatience
 from .._policy import Policy
 from .._status import CacheStatus, LiveStatus, mark
-from ._binding import RAW_HEADER, Binding, Call, given, parse, without_directives
+from ._binding import RAW_HEADER, Binding, Call, given, parse, snapshot, without_directives
 from ._endpoints import BY_PATH, ENDPOINTS, Endpoint
 from ._fast import fast_create
 from ._raw import request_of
 from ._record import add_cache_status, reopened, replay, with_stream
 from ._recording import Recorder, accumulate
+from ._scope import defined_by_sdk
 
 _LONG_NUMBER = re.compile(rb"\d{19}")
 
@@ -62,7 +64,7 @@ class CachedClient(AsyncOpenAI):
         upstream = super().request
         binding = self._binding
         endpoint = _endpoint_of(options)
-        if binding is None or endpoint is None:
+        if binding is None or endpoint is None or asyncio._get_running_loop() is None:
             return await upstream(cast_to, options, stream=stream, stream_cls=stream_cls)
         cast_to = self._maybe_override_cast_to(cast_to, options)
         exchange = _Call(self, binding, endpoint, cast_to, options, stream, stream_cls, upstream)
@@ -92,6 +94,7 @@ class _Call:
             {} if isinstance(options.headers, NotGiven) else options.headers
         )
         self._client = client
+        self._headers = headers
         self._binding = binding
         self._engine = binding.engine
         self._cast_to = cast_to
@@ -103,10 +106,14 @@ class _Call:
         self._raw = headers.get(RAW_HEADER)
         self._plan = binding.plan_or_bypass(
             endpoint,
-            lambda: given({**(options.json_data or {}), **(options.extra_json or {})}),  # type: ignore[dict-item]
+            "/" + options.url.strip("/"),
+            self._body,
             headers,
             options.params,
         )
+        if self._plan is not None:  # the work begins later: what is sent is what the key says
+            self._options.json_data = snapshot(options.json_data)
+            self._options.extra_json = snapshot(options.extra_json)
 
     async def answer(self) -> Any:
         """What the SDK would have returned."""
@@ -117,7 +124,14 @@ class _Call:
             return await self._bypass()
         return await (self._streamed(call) if self._stream else self._plain(call))
 
+    def _body(self) -> dict[str, Any]:
+        """What is sent, as the SDK merges it."""
+        body: Any = self._options.json_data or {}
+        return given({**body, **(self._options.extra_json or {})})
+
     async def _bypass(self) -> Any:
+        if self._binding.policy_for(self._headers).only_if_cached:
+            raise NotCached("only_if_cached: this call may not be cached at all")
         stats = self._engine.stats
         stats.bypassed += 1
         stats.upstream_calls += 1
@@ -249,7 +263,7 @@ def _let_mark(options: FinalRequestOptions, status: Any) -> None:
 
 
 def _endpoint_of(options: FinalRequestOptions) -> Endpoint | None:
-    endpoint = BY_PATH.get("/" + options.url.strip("/"))
+    endpoint = BY_PATH.get("/" + options.url.partition("?")[0].strip("/"))
     if endpoint is None or options.method.lower() != "post":
         return None
     if options.content is not None or options.files:
@@ -327,7 +341,7 @@ def _resource(name: str) -> Any:
         if self._binding is not None:
             self.__dict__[name] = resource  # the getters below ask for it again
             for endpoint in ENDPOINTS:
-                if endpoint.name.partition(".")[0] == name:
+                if endpoint.name.partition(".")[0] == name and defined_by_sdk(type(self), "post"):
                     target = endpoint.resource(self)
                     target.create = fast_create(self._binding, endpoint, target.create)
         return resource

@@ -6,6 +6,7 @@ SDK has done any work. Everything else it leaves to the complete layer, along wi
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -16,11 +17,12 @@ from .._engine import Answer, Loaded
 from .._entry import Entry
 from .._flights import OutOfPatience
 from .._status import mark
-from ._binding import RAW_HEADER, Binding, Call, given, is_plain, planned
+from ._binding import RAW_HEADER, Binding, Call, given, is_plain, planned, snapshot
 from ._endpoints import Endpoint
 from ._raw import RawHit, options_of, request_of
 from ._rebuild import decode_vectors
 
+_NOT_SENT = frozenset({"extra_headers", "extra_query", "timeout"})
 _EXTRAS = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
 
 
@@ -37,7 +39,8 @@ def fast_create(
             call = fast.plan()
             if call is not None:
                 result, call = fast.from_memory(call)
-                if result is None and call.answer is None:
+                if result is None and call.answer is None and fast.is_elsewhere(call):
+                    params = fast.as_asked  # the caller may change its objects while we wait
                     result, call = await fast.from_elsewhere(call)
                 if result is not None:
                     return result
@@ -54,12 +57,21 @@ def fast_create(
 class _FastCall:
     """One call of `create`."""
 
-    __slots__ = ("_binding", "_endpoint", "_headers", "_params", "_query", "_timeout", "_vectors")
+    __slots__ = (
+        "_binding",
+        "_endpoint",
+        "_given",
+        "_headers",
+        "_params",
+        "_query",
+        "_timeout",
+        "_vectors",
+    )
 
     def __init__(self, binding: Binding, endpoint: Endpoint, params: dict[str, Any]) -> None:
         self._binding = binding
         self._endpoint = endpoint
-        self._params = given(params)
+        self._given = self._params = given(params)
         self._headers: Mapping[str, Any] | None = None
         self._query: Mapping[str, Any] | None = None
         self._timeout: Any = not_given
@@ -72,20 +84,27 @@ class _FastCall:
             return None
         if self._endpoint.name == "embeddings" and "encoding_format" not in params:
             self._vectors = True
-            params["encoding_format"] = "base64"  # as the SDK does
+            params = self._params = {**params, "encoding_format": "base64"}  # as the SDK does
         try:
+            if asyncio._get_running_loop() is None:
+                return None  # trio
             if not _EXTRAS.isdisjoint(params):
                 self._take_extras()
             if self._headers and self._headers.get(RAW_HEADER) == "stream":
                 return None
             return self._binding.plan(
-                self._endpoint, self._params, self._headers, self._query, looked=True
+                self._endpoint,
+                self._endpoint.path,
+                self._params,
+                self._headers,
+                self._query,
+                looked=True,
             )
         except Exception:  # whatever it was, the complete layer meets it again, and tells
             return None
 
     def _take_extras(self) -> None:
-        params = self._params
+        params = self._params = dict(self._params)
         self._headers = params.pop("extra_headers", None)
         self._query = params.pop("extra_query", None)
         self._timeout = params.pop("timeout", not_given)
@@ -96,9 +115,23 @@ class _FastCall:
         """A new object for a repeat, or the plan to go on with."""
         engine = self._binding.engine
         entry = None if call.policy.no_cache else engine.peek(call.slot, call.policy)
-        if entry is None:
+        if entry is None or not is_plain(entry):
             return None, call
         return self._answered(call, engine.hit(call.key, entry, "memory"))
+
+    @property
+    def as_asked(self) -> dict[str, Any]:
+        """The arguments as they are now."""
+        return {
+            name: value if name in _NOT_SENT else snapshot(value)
+            for name, value in self._given.items()
+        }
+
+    def is_elsewhere(self, call: Call) -> bool:
+        """May the answer be in another caller's flight or in a remote tier?"""
+        return self._flying(call) or (
+            bool(self._binding.engine.remote) and not call.policy.no_cache
+        )
 
     async def from_elsewhere(self, call: Call) -> tuple[Any, Call]:
         """The answer of another caller's flight or of a remote tier, or the plan to go on with."""
@@ -112,9 +145,11 @@ class _FastCall:
 
     async def _from_remote(self, call: Call) -> tuple[Any, Call]:
         engine = self._binding.engine
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         landed = await engine.look_remote(call.slot, call.policy, is_plain)
         if landed is None or landed.tier is None:
-            return None, call
+            return None, call._replace(spent=loop.time() - started)
         engine.promote(call.slot, landed)
         return self._answered(call, engine.hit(call.key, landed.entry, landed.tier))
 
@@ -160,6 +195,7 @@ class _FastCall:
             self._params,
             self._headers,
             self._query,
+            vectors=self._vectors,
         )
 
     def _request(self) -> Any:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-from openai import AsyncOpenAI
+import httpx2
+from openai import AsyncOpenAI, NotGiven
 from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 
 from .._engine import Answer
 from .._status import CacheStatus, mark
 from ._endpoints import Body, Endpoint
+from ._rebuild import decode_vectors
 from ._record import replay
 
 
@@ -28,6 +31,8 @@ class RawHit(LegacyAPIResponse[Any]):
         body: Body,
         headers: Mapping[str, Any] | None,
         query: Mapping[str, Any] | None,
+        *,
+        vectors: bool,
     ) -> None:
         # Not the SDK's own __init__: it wants the response and options that are made on demand.
         self._client = client
@@ -38,11 +43,19 @@ class RawHit(LegacyAPIResponse[Any]):
         self.retries_taken = 0
         self._answer = answer
         self._sent = (endpoint, body, headers, query)
+        self._vectors = vectors
         mark(self, answer.status)
 
     @cached_property
     def _options(self) -> FinalRequestOptions:  # type: ignore[override]  # an attribute there
-        return options_of(*self._sent)
+        options = options_of(*self._sent)
+        options.post_parser = self._after_parsing
+        return options
+
+    def _after_parsing(self, parsed: Any) -> Any:
+        if self._vectors:
+            decode_vectors(parsed)
+        return mark(parsed, self._answer.status)
 
     @cached_property
     def http_response(self) -> Any:  # type: ignore[override]  # an attribute there
@@ -69,4 +82,15 @@ def options_of(
 
 def request_of(client: Any, options: FinalRequestOptions) -> Any:
     """The request as the SDK would have sent it, for an answer that was never asked for."""
-    return client._build_request(options, retries_taken=0)
+    try:
+        return client._build_request(options, retries_taken=0)
+    except Exception:  # without credentials the SDK builds none, and an answer at hand needs none
+        url, http = str(client._prepare_url(options.url)), httpx2
+        if not isinstance(client._client, httpx2.AsyncClient):
+            http = sys.modules[type(client._client).__mro__[-2].__module__.partition(".")[0]]
+        headers = {
+            name: value for name, value in client.default_headers.items() if isinstance(value, str)
+        }
+        raw = {} if isinstance(options.headers, NotGiven) else options.headers
+        headers |= {name: value for name, value in raw.items() if isinstance(value, str)}
+        return http.Request(options.method.upper(), url, headers=headers, json=options.json_data)

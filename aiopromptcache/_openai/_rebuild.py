@@ -54,6 +54,8 @@ def _learn(entry: Entry, endpoint: Endpoint, client: AsyncOpenAI) -> tuple[Way |
         return Way.AS_THE_SDK_DOES, identifier
     try:
         reference = _as_the_sdk_does(entry, endpoint, client)
+        if not isinstance(reference, BaseModel):  # a list, a text: it carries no request id
+            return Way.AS_THE_SDK_DOES, identifier
         if endpoint.validates_fast and _same(_validated(entry, endpoint), reference):
             return Way.VALIDATE, identifier
         pickled = pickle.dumps(reference, pickle.HIGHEST_PROTOCOL)

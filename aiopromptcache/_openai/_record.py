@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import timedelta
 from functools import lru_cache
 from types import ModuleType
@@ -86,19 +87,21 @@ def reopened(response: Any, body: bytes) -> Any:
 def with_stream(response: Any, chunks: AsyncIterator[bytes], aclose: Any) -> Any:
     """The same response, its (decoded) body given by `chunks`; closing it calls `aclose`."""
     http = library_of(response)
+
+    async def close() -> None:
+        await aclose()
+        with suppress(RuntimeError):  # it was never read to its end, nor closed
+            copy.elapsed = response.elapsed
+
     copy = http.Response(
         response.status_code,
-        headers=[
-            (name, value)
-            for name, value in response.headers.multi_items()
-            if name.lower() not in ("content-encoding", "content-length", "transfer-encoding")
-        ],
+        headers=response.headers.multi_items(),
         request=response.request,
         extensions=response.extensions,
         history=response.history,
-        stream=_stream_class(http)(chunks, aclose),
+        stream=_stream_class(http)(chunks, close),
     )
-    copy.elapsed = timedelta(0)
+    copy._decoder = http._decoders.IdentityDecoder()  # the chunks are decoded already
     return copy
 
 

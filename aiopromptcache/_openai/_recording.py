@@ -54,6 +54,8 @@ class Recorder:
 
     async def aclose(self) -> None:
         """Close the upstream response."""
+        if self._chunks and b"[DONE]" in self._chunks[-1]:  # over HTTP/2 the SDK reads no further
+            await self._end()
         self._on_close()
         await self._response.aclose()
 
@@ -62,10 +64,13 @@ def accumulate(endpoint: Endpoint, body: bytes) -> Body | None:
     """The plain form of a stream's events; None unless the stream came to its proper end."""
     events, done = _events(body)
     if endpoint.name == "responses":
-        return _completed_response(events)
+        return _last_response(events)
     if not done or not events or any(event.get("error") for event in events):
         return None
-    return _completion(events)
+    try:
+        return _completion(events)
+    except (AttributeError, KeyError, TypeError):  # events of another shape: passed on, not kept
+        return None
 
 
 def _events(body: bytes) -> tuple[list[Body], bool]:
@@ -88,9 +93,9 @@ def _events(body: bytes) -> tuple[list[Body], bool]:
     return events, False
 
 
-def _completed_response(events: list[Body]) -> Body | None:
+def _last_response(events: list[Body]) -> Body | None:
     for event in reversed(events):
-        if event.get("type") == "response.completed":
+        if event.get("type") in ("response.completed", "response.incomplete", "response.failed"):
             response = event.get("response")
             return response if isinstance(response, dict) else None
     return None

@@ -49,7 +49,8 @@ class Scope:
         self._prefixes: dict[tuple[str, str], bytes] = {}
         # A subclass may compute these anew for each request.
         self._dynamic = any(
-            not _defined_by_sdk(type(client), name) for name in ("default_headers", "default_query")
+            not defined_by_sdk(type(client), name)
+            for name in ("base_url", "default_headers", "default_query")
         )
 
     def prefix(
@@ -96,6 +97,7 @@ class Scope:
             str(client.base_url),
             client.organization,
             client.project,
+            client._strict_response_validation,
             {**_counted(own), **headers},
             _given({**client.default_query, **query}),
         )
@@ -115,6 +117,7 @@ def _given(query: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in query.items() if not isinstance(value, _UNSET)}
 
 
-def _defined_by_sdk(kind: type, name: str) -> bool:
+def defined_by_sdk(kind: type, name: str) -> bool:
+    """Is this attribute of a client's class the SDK's own?"""
     owner = next(base for base in kind.__mro__ if name in vars(base))
-    return owner.__module__.partition(".")[0] == "openai"
+    return owner.__module__.partition(".")[0] in ("openai", "aiopromptcache")

@@ -51,9 +51,12 @@ class Guard:
         """See `Tier.get`."""
         return await self._attempt(lambda: self.tier.get(slots)) or {}
 
-    async def set(self, entries: Mapping[str, Entry]) -> bool:
-        """See `Tier.set`. False where the entries wait for the tier to return."""
-        done = await self._attempt(lambda: _true(self.tier.set(entries)))
+    async def set(self, entries: Mapping[str, Entry], *, spent: float = 0.0) -> bool:
+        """See `Tier.set`. False where the entries wait for the tier to return.
+
+        `spent` are the seconds that the tier took of this call already.
+        """
+        done = await self._attempt(lambda: _true(self.tier.set(entries)), spent)
         if not done:
             for slot, entry in entries.items():
                 self._backlog.put(slot, entry)
@@ -93,13 +96,13 @@ class Guard:
         except Exception as error:
             self._context.notify("error", None, None, error)
 
-    async def _attempt(self, operation: Callable[[], Awaitable[T]]) -> T | None:
+    async def _attempt(self, operation: Callable[[], Awaitable[T]], spent: float = 0.0) -> T | None:
         """The operation's result; None where the tier is out, or too slow."""
         probing = self._failures > 0
-        if self._flushing or (self.open and not self._may_probe()):
+        if spent >= self._timeout or self._flushing or (self.open and not self._may_probe()):
             return None
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(self._timeout - spent):
                 if self._backlog:
                     await self._flush()
                 result = await operation()

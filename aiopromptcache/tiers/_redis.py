@@ -177,29 +177,37 @@ class RedisTier:
         victims: list[bytes] = []
         if self._max_entries is not None:
             for namespace in {slot.partition(":")[0] for slot in entries}:
-                victims += await self._register(namespace, entries)
+                victims += await self._register(namespace, entries, offset)
         async with self._connection.pipeline() as pipeline:
             for victim in victims:
                 pipeline.unlink(victim)
             for slot, entry in entries.items():
-                self._put(pipeline, slot, entry, offset)
-            if entries or victims:
+                if self._max_entries is None or self._connection.clustered:
+                    self._put(pipeline, slot, entry, offset)
+                self._put_tags(pipeline, slot, entry, offset)
+            if len(pipeline):
                 await pipeline.execute()
         return [True] * len(items)
 
-    def _put(self, pipeline: Any, slot: str, entry: Entry, offset: float) -> None:
-        key = self._keys(slot)[0]
+    def _record(self, slot: str, entry: Entry, offset: float) -> tuple[str, bytes, int]:
+        """Where an entry goes, in what form, and for how many milliseconds (0: for ever)."""
         record = encode(entry, offset=offset, compress_over=self._compress_over)
         if self._cipher is not None:
             record = self._cipher.seal(slot, record)
-        if entry.ttl is None:
-            pipeline.set(key, record)
-        else:
+        life = 0
+        if entry.ttl is not None:
             life = max(1, int((entry.expires_at - self._now()) * 1_000))
-            pipeline.set(key, record, px=life)
+        return self._keys(slot)[0], record, life
+
+    def _put(self, pipeline: Any, slot: str, entry: Entry, offset: float) -> None:
+        key, record, life = self._record(slot, entry, offset)
+        pipeline.set(key, record, px=life or None)
+
+    def _put_tags(self, pipeline: Any, slot: str, entry: Entry, offset: float) -> None:
         namespace = slot.partition(":")[0]
         for tag in entry.tags:
-            self._put_tag(pipeline, self._tag_key(namespace, tag), key, entry, offset)
+            members = self._tag_key(namespace, tag)
+            self._put_tag(pipeline, members, self._keys(slot)[0], entry, offset)
 
     def _put_tag(self, pipeline: Any, members: str, key: str, entry: Entry, offset: float) -> None:
         """A tag's members expire with their entries, and the tag with the last of them."""
@@ -212,15 +220,24 @@ class RedisTier:
             pipeline.zadd(members, {key: entry.expires_at + offset})
             pipeline.eval(_KEEP_LONGER, 1, members, int((entry.expires_at - self._now()) * 1_000))
 
-    async def _register(self, namespace: str, entries: Mapping[str, Entry]) -> list[bytes]:
-        """Enter keys into the index of ages; gives those that must go."""
+    async def _register(
+        self, namespace: str, entries: Mapping[str, Entry], offset: float
+    ) -> list[bytes]:
+        """Enter keys into the index of ages; gives those that must go.
+
+        One server does all of it at once: stores the entries and removes the oldest. On a cluster
+        they are in other places than the index, so the caller does that.
+        """
         own = [slot for slot in entries if slot.partition(":")[0] == namespace]
-        keys = [self._keys(slot)[0] for slot in own]
-        client = self._connection.client
-        victims: list[bytes] = await client.eval(
-            _REGISTER, 1, self._index(namespace), self._max_entries, *keys
-        )
-        return victims
+        client, index = self._connection.client, self._index(namespace)
+        if self._connection.clustered:
+            keys = [self._keys(slot)[0] for slot in own]
+            victims: list[bytes] = await client.eval(_REGISTER, 1, index, self._max_entries, *keys)
+            return victims
+        records = [self._record(slot, entries[slot], offset) for slot in own]
+        flat = [part for record in records for part in record]
+        await client.eval(_STORE_BOUNDED, 1, index, self._max_entries, *flat)
+        return []
 
     # Helpers
 
@@ -268,6 +285,24 @@ if over > 0 then
   for i = 1, #popped, 2 do victims[#victims + 1] = popped[i] end
 end
 return victims
+"""
+
+_STORE_BOUNDED = """
+local time = redis.call('TIME')
+local score = time[1] * 1000000 + time[2]
+for i = 2, #ARGV, 3 do
+  if ARGV[i + 2] == '0' then
+    redis.call('SET', ARGV[i], ARGV[i + 1])
+  else
+    redis.call('SET', ARGV[i], ARGV[i + 1], 'PX', ARGV[i + 2])
+  end
+  redis.call('ZADD', KEYS[1], score, ARGV[i])
+end
+local over = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[1])
+if over > 0 then
+  local popped = redis.call('ZPOPMIN', KEYS[1], over)
+  for i = 1, #popped, 2 do redis.call('UNLINK', popped[i]) end
+end
 """
 
 _KEEP_LONGER = """
@@ -319,14 +354,18 @@ class _Connection:
             protocol=2,
         )
 
+    @property
+    def clustered(self) -> bool:
+        """Are keys in several places?"""
+        return hasattr(self.client, "mget_nonatomic")
+
     def pipeline(self) -> Any:
         """Commands that go in one write."""
         return self.client.pipeline(transaction=False)
 
     async def mget(self, keys: list[str]) -> list[bytes | None]:
         """Values by key; on a cluster one command for each hash slot."""
-        client = self.client
-        fetch = client.mget_nonatomic if hasattr(client, "mget_nonatomic") else client.mget
+        fetch = self.client.mget_nonatomic if self.clustered else self.client.mget
         values: list[bytes | None] = await fetch(keys)
         return values
 

@@ -89,22 +89,20 @@ def _unpack(content: bytes, size: int) -> bytes:
 
 
 def _header(entry: Entry, offset: float, size: int) -> dict[str, Any]:
-    """One-letter names; what is absent or zero is left out."""
-    header: dict[str, Any] = {
-        "k": int(entry.kind),
-        "t": entry.stored_at + offset,
+    """One-letter names; what is absent, or a duration of zero, is left out."""
+    optional: dict[str, Any] = {
         "l": entry.ttl,
-        "w": entry.stale_while_revalidate,
-        "x": entry.stale_if_error,
-        "c": entry.cost,
-        "n": size,
+        "w": entry.stale_while_revalidate or None,
+        "x": entry.stale_if_error or None,
+        "c": entry.cost or None,
         "h": None if entry.head is None else len(entry.head),
         "g": entry.tags,
         "e": entry.endpoint,
         "m": entry.model,
         "u": None if entry.usage is None else list(entry.usage),
     }
-    return {name: value for name, value in header.items() if value not in (None, 0, ())}
+    given = {name: value for name, value in optional.items() if value is not None and value != ()}
+    return {"k": int(entry.kind), "t": entry.stored_at + offset, "n": size, **given}
 
 
 def _entry(header: dict[str, Any], content: bytes, offset: float) -> Entry:
