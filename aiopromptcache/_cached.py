@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._errors import ConfigurationError
 from ._keys import Unkeyable, canonical, digest, prefix
+from ._values import readable_as
 
 if TYPE_CHECKING:
     from ._cache import PromptCache, Ttl
@@ -81,4 +82,4 @@ def _return_type(function: Callable[..., Any]) -> Any:
         return None
     if annotation is Any or annotation is object or isinstance(annotation, typing.TypeVar):
         return None
-    return annotation
+    return annotation if readable_as(annotation) else None

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import typing
 from functools import lru_cache
 from typing import Any
 
 import orjson
+import typing_extensions
 from pydantic import BaseModel, TypeAdapter
 
 from ._entry import Entry, Kind
@@ -130,4 +133,26 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 @lru_cache(maxsize=512)
 def _cached_adapter(kind: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(kind)
+    return TypeAdapter(_modern(kind))
+
+
+def _modern(kind: Any) -> Any:
+    """Before Python 3.12 pydantic takes only the TypedDict of typing_extensions."""
+    if sys.version_info >= (3, 12) or not typing.is_typeddict(kind):
+        return kind
+    hints = typing.get_type_hints(kind, include_extras=True)
+    fields = {
+        name: (typing.Required if name in kind.__required_keys__ else typing.NotRequired)[
+            _modern(hint)
+        ]
+        for name, hint in hints.items()
+    }
+    return typing_extensions.TypedDict(kind.__name__, fields)
+
+
+def readable_as(kind: Any) -> bool:
+    """Is this a type that values can be validated into?"""
+    try:
+        return kind in _PLAIN or _adapter(kind) is not None
+    except Exception:  # pydantic has many words for no
+        return False

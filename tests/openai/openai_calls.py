@@ -347,6 +347,8 @@ class Upstream:
         if content_type is not None:
             self.headers["content-type"] = content_type
         self.extensions: dict[str, Any] = {}
+        self.piece: int | None = None
+        """Bytes of events that come at once; None: all."""
         self.requests: list[httpx2.Request] = []
         self.cancelled = 0
         self.steps = 0
@@ -370,6 +372,11 @@ class Upstream:
         body, headers = self.body, self.headers
         if self.events is not None and json.loads(request.content).get("stream"):
             body, headers = self.events, {**headers, "content-type": "text/event-stream"}
+            if self.piece is not None:
+                parts = _cut(body, self.piece)
+                return httpx2.Response(
+                    200, headers=headers, content=parts, extensions=self.extensions
+                )
         return httpx2.Response(
             self.status, headers=headers, content=body, extensions=self.extensions
         )
@@ -383,6 +390,11 @@ class Upstream:
         place = {"api_key": "test", "base_url": "http://upstream/v1", "max_retries": 0}
         async with kind(**{**place, "http_client": http, **options}) as client:
             yield client
+
+
+async def _cut(body: bytes, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
 
 
 async def outcome(call: Awaitable[Any]) -> Any:

@@ -126,12 +126,28 @@ class Routed(AsyncOpenAI):
         return await super().post(path, body={**body, "user": self.tenant}, **options)
 
 
+class Requesting(AsyncOpenAI):
+    """The same, one step later."""
+
+    tenant = "a"
+
+    async def request(self, cast_to: Any, options: Any, **kinds: Any) -> Any:
+        options = options.model_copy()
+        options.json_data = {**options.json_data, "user": self.tenant}
+        return await super().request(cast_to, options, **kinds)
+
+
 @pytest.mark.parametrize("name", ["chat create", "chat raw", "chat stream=True", "responses parse"])
+@pytest.mark.parametrize("kind", [Routed, Requesting])
 async def test_what_a_subclass_adds_to_the_body_counts(
-    server: OpenAIServer, connect: Callable[..., AsyncOpenAI], cache: PromptCache, name: str
+    server: OpenAIServer,
+    connect: Callable[..., AsyncOpenAI],
+    cache: PromptCache,
+    kind: Any,
+    name: str,
 ) -> None:
     server.answer = fixed
-    client = cache.wrap(connect(Routed))
+    client = cache.wrap(connect(kind))
     await FORMS[name](client)
     client.tenant = "b"
     await FORMS[name](client)

@@ -214,15 +214,17 @@ async def test_an_error_before_a_stream_is_the_sdks_own(
 
 
 @pytest.mark.parametrize("version", [b"HTTP/1.1", b"HTTP/2"])
+@pytest.mark.parametrize("piece", [None, 1, 7], ids=str)
 @pytest.mark.parametrize("form", ["stream=True", "raw stream=True", ".stream()"])
 async def test_streams_are_kept_over_every_version_of_http(
-    cache: PromptCache, version: bytes, form: str
+    cache: PromptCache, version: bytes, form: str, piece: int | None
 ) -> None:
     choice = {"index": 0, "delta": {"role": "assistant", "content": "Hi"}, "finish_reason": "stop"}
     chunk = {**CHAT_BODY, "object": "chat.completion.chunk", "choices": [choice]}
     upstream = Upstream()
     upstream.events = f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode()
     upstream.extensions = {"http_version": version}
+    upstream.piece = piece
     async with upstream.client() as plain:
         client = cache.wrap(plain)
         reference = await FORMS[f"chat {form}"](client)

@@ -156,6 +156,23 @@ async def test_collapsed_callers_need_no_credentials(
     assert server.calls == 1
 
 
+@pytest.mark.parametrize(("kind", "options"), FETCHING.values(), ids=FETCHING)
+async def test_a_hit_without_credentials_shows_the_url_of_its_miss(
+    server: OpenAIServer,
+    connect: Connect,
+    cache: PromptCache,
+    kind: type[AsyncOpenAI],
+    options: Any,
+) -> None:
+    shown: list[Any] = []
+    for _ in range(2):
+        client = cache.wrap(connect(kind, default_query={"a": "b"}, **options))
+        async for response in raw(client, extra_query={"c": ["d", "e"]}):
+            shown.append((response.url, response.http_request.content))
+    assert server.calls == 1
+    assert shown[1] == shown[0]
+
+
 # Genuine on a miss
 
 
