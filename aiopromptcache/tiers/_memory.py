@@ -195,6 +195,7 @@ class _Store(TLRUCache[str, Entry]):
         self._tier = tier
 
     def __setitem__(self, slot: str, entry: Entry) -> None:
+        self.expire()  # what is over makes room first
         while Cache.__len__(self) >= self._tier.max_entries and slot not in self:
             self.popitem()
         super().__setitem__(slot, entry)
