@@ -147,7 +147,8 @@ def _modern(kind: Any) -> Any:
         ]
         for name, hint in hints.items()
     }
-    return typing_extensions.TypedDict(kind.__name__, fields)
+    make: Any = typing_extensions.TypedDict  # type checkers want its fields spelled out
+    return make(kind.__name__, fields)
 
 
 def readable_as(kind: Any) -> bool:
