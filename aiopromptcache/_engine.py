@@ -200,9 +200,7 @@ class Engine:
         if flight is None:
             return None
         try:
-            landed = await self.flights.join(
-                flight, leader=False, timeout=_shorter(ask.patience, flight.patience)
-            )
+            landed = await self.flights.join(flight, leader=False, timeout=ask.patience)
         except FlightLost:
             return None
         except BaseException as error:
@@ -505,11 +503,6 @@ class Engine:
                     error=error,
                 )
             )
-
-
-def _shorter(mine: float | None, leaders: float | None) -> float | None:
-    """A follower's own limit where it is the shorter; else the leader's ends them both."""
-    return mine if mine is not None and (leaders is None or mine < leaders) else None
 
 
 class Recording:

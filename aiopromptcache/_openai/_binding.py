@@ -152,11 +152,16 @@ class Binding:
     # Asking
 
     def ask(self, call: Call, timeout: Any, load: Callable[[], Awaitable[Loaded]]) -> Ask:
-        """One caller's question; `timeout` is the SDK's, given for this call or not."""
+        """One caller's question; `timeout` is the SDK's, given for this call or not.
+
+        A timeout of the call's own is what its caller waits for another's flight; without one the
+        caller waits as long as all of the client's tries may take.
+        """
+        tries = 1
         if isinstance(timeout, NotGiven):
-            timeout = self.client.timeout
+            timeout, tries = self.client.timeout, 1 + self.client.max_retries
         seconds = getattr(timeout, "read", timeout)
-        patience = None if seconds is None else float(seconds)
+        patience = None if seconds is None else float(seconds) * tries
         return Ask(
             key=call.key,
             slot=call.slot,

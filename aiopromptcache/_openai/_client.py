@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeVar
@@ -314,9 +315,15 @@ def _wrapped_class(kind: type) -> type:
             "__qualname__": kind.__qualname__,
             "__doc__": kind.__doc__,
             **{name: _copying(getattr(kind, name)) for name in ("copy", "with_options")},
-            **{name: _resource(name) for name in {e.name.partition(".")[0] for e in ENDPOINTS}},
+            **{
+                name: _resource(name, kind)
+                for name in {e.name.partition(".")[0] for e in ENDPOINTS}
+            },
         }
-        known = _classes[kind] = type(kind.__name__, (CachedClient, kind), namespace)
+        # What a user's own `request` adds must be in the key, so it comes first.
+        own = not defined_by_sdk(kind, "request")
+        bases = (kind, CachedClient) if own else (CachedClient, kind)
+        known = _classes[kind] = type(kind.__name__, bases, namespace)
     return known
 
 
@@ -333,15 +340,18 @@ def _copying(method: Callable[..., Any]) -> Callable[..., Any]:
     return copy
 
 
-def _resource(name: str) -> Any:
+def _resource(name: str, kind: type) -> Any:
     """A client's resource, its `create` with the fast layer in front."""
+    plain: Any = inspect.getattr_static(kind, name)
 
     def get(self: CachedClient) -> Any:
-        resource = getattr(super(CachedClient, self), name)
+        resource: Any = plain.__get__(self)
         if self._binding is not None:
             self.__dict__[name] = resource  # the getters below ask for it again
             for endpoint in ENDPOINTS:
-                if endpoint.name.partition(".")[0] == name and defined_by_sdk(type(self), "post"):
+                if endpoint.name.partition(".")[0] == name and all(
+                    defined_by_sdk(type(self), method) for method in ("post", "request")
+                ):
                     target = endpoint.resource(self)
                     target.create = fast_create(self._binding, endpoint, target.create)
         return resource

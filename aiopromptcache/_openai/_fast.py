@@ -176,7 +176,7 @@ class _FastCall:
         except OutOfPatience:
             raise APITimeoutError(request=self._request()) from None
         if answer is None:
-            return None, call
+            return None, call._replace(looked=False)
         return self._answered(call, answer)
 
     def _build(self, call: Call, entry: Entry) -> Any:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
-import httpx2
 from openai import AsyncOpenAI, NotGiven
 from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
@@ -85,12 +83,13 @@ def request_of(client: Any, options: FinalRequestOptions) -> Any:
     try:
         return client._build_request(options, retries_taken=0)
     except Exception:  # without credentials the SDK builds none, and an answer at hand needs none
-        url, http = str(client._prepare_url(options.url)), httpx2
-        if not isinstance(client._client, httpx2.AsyncClient):
-            http = sys.modules[type(client._client).__mro__[-2].__module__.partition(".")[0]]
-        headers = {
-            name: value for name, value in client.default_headers.items() if isinstance(value, str)
-        }
-        raw = {} if isinstance(options.headers, NotGiven) else options.headers
-        headers |= {name: value for name, value in raw.items() if isinstance(value, str)}
-        return http.Request(options.method.upper(), url, headers=headers, json=options.json_data)
+        given = {} if isinstance(options.headers, NotGiven) else options.headers
+        copy = options.model_copy()
+        copy.headers = {**given, **_PLACEHOLDERS}
+        request = client._build_request(copy, retries_taken=0)
+        for name in _PLACEHOLDERS:
+            del request.headers[name]
+        return request
+
+
+_PLACEHOLDERS = {"Authorization": "none", "api-key": "none"}

@@ -54,7 +54,7 @@ class Recorder:
 
     async def aclose(self) -> None:
         """Close the upstream response."""
-        if self._chunks and b"[DONE]" in self._chunks[-1]:  # over HTTP/2 the SDK reads no further
+        if b"[DONE]" in b"".join(self._chunks)[-64:]:  # over HTTP/2 the SDK reads no further
             await self._end()
         self._on_close()
         await self._response.aclose()

@@ -358,6 +358,20 @@ async def test_followers_have_the_time_of_all_their_tries(
     assert server.calls == 2
 
 
+async def test_a_follower_without_retries_does_not_wait_for_its_leaders(
+    server: OpenAIServer, connect: Callable[..., AsyncOpenAI], cache: PromptCache
+) -> None:
+    client = cache.wrap(connect(Hasty, max_retries=40, timeout=SHORT))
+    server.hold()
+    [leader] = start(ask(client))
+    await server.wait_active(1)
+    with pytest.raises(APITimeoutError):
+        await ask(client.with_options(max_retries=0, timeout=0.3))
+    assert not leader.done()
+    leader.cancel()
+    await asyncio.gather(leader, return_exceptions=True)
+
+
 # Invalidation
 
 
