@@ -8,6 +8,7 @@ deadline reaches it; the last waiter to leave cancels it. This module knows no t
 from __future__ import annotations
 
 import asyncio
+import copy as copying
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from typing import Any, Generic, TypeVar, cast
@@ -42,10 +43,12 @@ class Flight(Generic[T]):
         "awaits",
         "detached",
         "done",
+        "home",
         "kept",
         "key",
         "lane",
         "loop",
+        "parent",
         "patience",
         "tags",
         "task",
@@ -69,7 +72,11 @@ class Flight(Generic[T]):
         """True once the answer is there: from then on the work ends even if nobody waits."""
         self.done = False
         self.task: asyncio.Task[None] | None = None
-        self.awaits: set[Flight[Any]] = set()
+        self.home: object = None
+        """The flights that this is one of."""
+        self.parent: Flight[Any] | None = None
+        """Whose work started this one."""
+        self.awaits: list[Flight[Any]] = []
         """Flights that this one's own work waits for now."""
         self._waiters: set[asyncio.Future[None]] = set()
         self._result: T | None = None
@@ -132,11 +139,24 @@ class Flights(Generic[T]):
         """Start work for a key; in the lane None nobody can join it."""
         loop = asyncio.get_running_loop()
         flight: Flight[T] = Flight(key, lane, loop, tags, patience)
+        flight.home, flight.parent = self, self._parent_of(key)
         self._flights.setdefault(key, []).append(flight)
         flight.task = task = loop.create_task(self._run(flight, work), name="aiopromptcache flight")
         self._tasks[task] = flight
         task.add_done_callback(self._ended)
         return flight
+
+    def _parent_of(self, key: str) -> Flight[Any] | None:
+        """The flight whose work we are in. Work that starts itself anew would never end."""
+        outer = _current.get()
+        if outer is None or outer.done:
+            return None
+        ancestor: Flight[Any] | None = outer
+        while ancestor is not None:
+            if ancestor.home is self and ancestor.key == key and not ancestor.done:
+                raise ReentrantCall("the work for a key starts that work again; use another key")
+            ancestor = ancestor.parent
+        return outer
 
     def open(self, key: str, tags: tuple[str, ...]) -> Flight[T]:
         """A flight without work of its own, whose answer comes bit by bit; `remove` ends it."""
@@ -155,11 +175,11 @@ class Flights(Generic[T]):
         outer = _current.get()
         if outer is not None and not outer.done and outer.loop is flight.loop:
             _refuse_circle(outer, flight)
-            outer.awaits.add(flight)
+            outer.awaits.append(flight)
             try:
                 return await self._wait(flight, leader, timeout)
             finally:
-                outer.awaits.discard(flight)
+                outer.awaits.remove(flight)
         return await self._wait(flight, leader, timeout)
 
     async def _wait(self, flight: Flight[T], leader: bool, timeout: float | None) -> T:
@@ -181,6 +201,7 @@ class Flights(Generic[T]):
     def _abandon(self, flight: Flight[T]) -> None:
         """The last waiter left: end the work, and let nobody join it any more."""
         self.remove(flight)
+        flight.detached = True  # also where the work ignores its cancellation
         if flight.task is not None:
             flight.task.cancel()
 
@@ -210,9 +231,13 @@ class Flights(Generic[T]):
         _current.set(flight)
         try:
             result = await work(flight)
-        except Exception as error:
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
             self.remove(flight)
             flight.land(None, error)
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
         else:
             self.remove(flight)
             flight.land(result)
@@ -220,6 +245,9 @@ class Flights(Generic[T]):
     def _ended(self, task: asyncio.Task[None]) -> None:
         flight = self._tasks.pop(task)
         flight.task = None  # a circle: the task's context holds the flight
+        flight.parent = None
+        if not task.cancelled():
+            task.exception()  # it has been told to whom it concerns
         if not flight.done:  # cancelled, perhaps before it ever ran
             self.remove(flight)
             flight.land(None, FlightLost())
@@ -256,22 +284,40 @@ def twin(error: BaseException, traceback: Any = None) -> BaseException:
     One instance raised in many tasks would share its context, notes and traceback. Where a class
     cannot be rebuilt, the original is all there is.
     """
-    kind = type(error)
     try:
-        _, arguments, *state = cast(tuple[Any, ...], error.__reduce__())
-        copy: BaseException = kind.__new__(kind, *arguments)
-        _builtin_base(kind).__init__(copy, *arguments)  # state that only C code can set
-        copy.args = error.args
-        if state and state[0]:
-            copy.__setstate__(state[0])
-        copy.__dict__.update(error.__dict__)
+        copy = _rebuilt(error)
     except Exception:
-        return error
+        try:
+            copy = copying.copy(error)  # a class with a way of its own, like pydantic's
+        except Exception:
+            return error
     if "__notes__" in copy.__dict__:
         copy.__notes__ = list(error.__notes__)
     copy.__cause__ = error.__cause__
+    copy.__context__ = error.__context__
     copy.__suppress_context__ = error.__suppress_context__
     return copy.with_traceback(traceback)
+
+
+def _rebuilt(error: BaseException) -> BaseException:
+    kind = type(error)
+    _, arguments, *state = cast(tuple[Any, ...], error.__reduce__())
+    copy: BaseException = kind.__new__(kind, *arguments)
+    _builtin_base(kind).__init__(copy, *arguments)  # state that only C code can set
+    copy.args = error.args
+    if state and state[0]:
+        copy.__setstate__(state[0])
+    copy.__dict__.update(error.__dict__)
+    for name in _slots(kind):
+        if hasattr(error, name):
+            setattr(copy, name, getattr(error, name))
+    return copy
+
+
+def _slots(kind: type) -> list[str]:
+    """Attributes that a class keeps outside of its instances' dictionaries."""
+    slots = [vars(base).get("__slots__", ()) for base in kind.__mro__]
+    return [name for names in slots for name in ((names,) if isinstance(names, str) else names)]
 
 
 def _builtin_base(kind: type[BaseException]) -> type[BaseException]:

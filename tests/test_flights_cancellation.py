@@ -228,10 +228,13 @@ async def test_a_task_group_that_fails_takes_only_its_own_callers(cache: PromptC
         await anyio.lowlevel.checkpoint()
         raise ValueError("a sibling's")
 
-    with pytest.raises(ExceptionGroup):
+    async def both() -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(cache.get_or_create, "key", upstream)
             group.start_soon(breaks)
+
+    with pytest.raises(ExceptionGroup):
+        await both()
     upstream.gate.open()
     assert await other == {"call": 1}
     assert upstream.calls == 1

@@ -274,6 +274,8 @@ def _endpoint_of(options: FinalRequestOptions) -> Endpoint | None:
 
 # Wrapping
 
+_RESOURCES = {endpoint.name.partition(".")[0] for endpoint in ENDPOINTS}
+
 _classes: WeakKeyDictionary[type, type] = WeakKeyDictionary()
 
 
@@ -315,10 +317,7 @@ def _wrapped_class(kind: type) -> type:
             "__qualname__": kind.__qualname__,
             "__doc__": kind.__doc__,
             **{name: _copying(getattr(kind, name)) for name in ("copy", "with_options")},
-            **{
-                name: _resource(name, kind)
-                for name in {e.name.partition(".")[0] for e in ENDPOINTS}
-            },
+            **{name: _resource(name, kind) for name in _RESOURCES},
         }
         # What a user's own `request` adds must be in the key, so it comes first.
         own = not defined_by_sdk(kind, "request")
