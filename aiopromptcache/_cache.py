@@ -168,7 +168,6 @@ class PromptCache:
         if not policy.no_cache:
             landed = await engine.look(slot, policy, _fits(type))
             if landed is not None and landed.tier is not None:
-                engine.promote(slot, landed)
                 engine.hit(key, landed.entry, landed.tier)
                 return decode_as(landed.entry, type)
         engine.missed(key)
@@ -315,11 +314,7 @@ def _fits(kind: Any) -> Callable[[Entry], bool]:
             return False
         return True
 
-    return _anything if kind is None else fits
-
-
-def _anything(entry: Entry) -> bool:
-    return True
+    return fits
 
 
 def _decode_fresh(entry: Entry, kind: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ._errors import ConfigurationError
 from ._keys import Unkeyable, canonical, digest, prefix
+from ._policy import tag_tuple
 from ._values import readable_as
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ def decorate(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """The decorator behind `PromptCache.cached`."""
     if not callable(tags):
-        tags = tuple(tags)
+        tags = tag_tuple(tags)
 
     def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
         if not inspect.iscoroutinefunction(function):

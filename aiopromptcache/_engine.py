@@ -96,13 +96,15 @@ class Engine:
         self.events = Dispatcher(hooks, self.stats)
         self.flights: Flights[Landed] = Flights()
         self.looks: Flights[Landed | None] = Flights()
+        self._storing: dict[str, Entry | None] = {}
+        """Slots that flights are being stored in, and what is their value now."""
         self.local: LocalTier | None = None
         self.remote: list[Guard] = []
         for position, tier in enumerate(tiers):
             self._adopt(position, tier)
 
     def _adopt(self, position: int, tier: Tier) -> None:
-        if not isinstance(tier, Tier):
+        if isinstance(tier, type) or not isinstance(tier, Tier):
             raise ConfigurationError(
                 f"{tier!r} is no tier; expected MemoryTier, RedisTier or a Tier"
             )
@@ -116,6 +118,11 @@ class Engine:
             self.local = tier
         else:
             self.remote.append(Guard(tier, context))
+
+    @property
+    def local_name(self) -> str:
+        """The label of the local tier."""
+        return self.local.name if self.local is not None else "memory"
 
     # Looking
 
@@ -134,7 +141,7 @@ class Engine:
         """A fresh entry of any tier, fastest first."""
         entry = self.peek(slot, policy)
         if entry is not None and accepts(entry):
-            return Landed(entry, self.local.name if self.local else None)
+            return Landed(entry, self.local_name)
         return await self.look_remote(slot, policy, accepts) if self.remote else None
 
     async def look_remote(
@@ -152,15 +159,20 @@ class Engine:
                 if leader:
                     raise asyncio.CancelledError from None
                 continue
-            if landed is None or not accepts(landed.entry):
+            if landed is None or not self._usable(landed.entry, policy, accepts):
                 return None
-            fresh = decide(landed.entry, policy, self.clock()) is Verdict.FRESH
-            return landed if fresh else None
+            if not look.detached and not policy.no_store:  # nothing overtook the look
+                self._promote(slot, landed)
+            return landed
+
+    def _usable(self, entry: Entry, policy: Policy, accepts: Callable[[Entry], bool]) -> bool:
+        return decide(entry, policy, self.clock()) is Verdict.FRESH and accepts(entry)
 
     async def _ask_remote(self, slot: str) -> Landed | None:
+        """The first fresh entry, fastest tier first."""
         for guard in self.remote:
             entry = (await guard.get([slot])).get(slot)
-            if entry is not None:
+            if entry is not None and (entry.ttl is None or entry.age(self.clock()) < entry.ttl):
                 return Landed(entry, guard.name)
         return None
 
@@ -176,7 +188,7 @@ class Engine:
         if not policy.no_cache and not ask.looked:
             entry = self.peek(ask.slot, policy)
             if entry is not None and ask.accepts(entry):
-                return self.hit(ask.key, entry, self.local.name if self.local else "memory")
+                return self.hit(ask.key, entry, self.local_name)
         if policy.only_if_cached and (answer := await self.fetch_stored(ask)):
             return answer
         lane = self._lane(policy)
@@ -208,6 +220,10 @@ class Engine:
                 return None
             self._count(leader=False)
             raise
+        if not ask.accepts(landed.entry):
+            return None  # another caller wanted another type
+        if landed.tier is not None and not self._usable(landed.entry, ask.policy, ask.accepts):
+            return None  # another caller accepted older answers
         return self._answer(ask, landed, leader=False)
 
     async def _lead(self, ask: Ask, lane: str | None) -> Answer:
@@ -233,7 +249,6 @@ class Engine:
         if not ask.policy.no_cache and not ask.looked:
             landed = await self.look(ask.slot, ask.policy, ask.accepts)
             if landed is not None:
-                self.promote(ask.slot, landed)
                 return self._answer(ask, landed, leader=True)
         if ask.policy.only_if_cached:
             self._count(leader=True)
@@ -254,8 +269,6 @@ class Engine:
             landed = await self.look_remote(ask.slot, ask.policy, ask.accepts)
             ask.spent += flight.loop.time() - started
             if landed is not None:
-                if not flight.detached:
-                    self.promote(ask.slot, landed)
                 return landed
         loaded = await self._load(ask)
         flight.kept = True
@@ -278,7 +291,7 @@ class Engine:
         loaded.entry.cost = max(0.0, self.clock() - started)
         return loaded
 
-    def promote(self, slot: str, landed: Landed) -> None:
+    def _promote(self, slot: str, landed: Landed) -> None:
         if self.local is not None and landed.tier != self.local.name:
             self.local.put(slot, landed.entry)
 
@@ -324,13 +337,14 @@ class Engine:
 
     def count_local_hit(self, key: str, entry: Entry) -> None:
         """Count a hit of the local tier for which nobody wants a status."""
+        tier = self.local_name
         if self.events.active or entry.usage is not None:
-            self.hit(key, entry, "memory")
+            self.hit(key, entry, tier)
             return
         stats = self.stats
         stats.requests += 1
         stats.hits += 1
-        stats.hits_by_tier["memory"] = stats.hits_by_tier.get("memory", 0) + 1
+        stats.hits_by_tier[tier] = stats.hits_by_tier.get(tier, 0) + 1
 
     def missed(self, key: str) -> None:
         """Count a lookup that found nothing and goes nowhere."""
@@ -375,13 +389,20 @@ class Engine:
         """Store what a flight brought, unless the key was invalidated before or meanwhile."""
         if flight.detached or entry.ttl == 0:
             return False
-        stored = await self.store(slot, entry, spent)
-        if flight.detached:
-            # The remote write may have come after the removal. Memory was written before it.
-            for guard in self.remote:
+        self._storing[slot] = entry
+        try:
+            stored = await self.store(slot, entry, spent)
+        finally:
+            newer = self._storing.pop(slot, None)
+        if not flight.detached:
+            return stored
+        # The remote write may have come after what overtook it. Memory was written before that.
+        for guard in self.remote:
+            if newer is None or newer is entry:
                 await guard.delete([slot])
-            return False
-        return stored
+            else:
+                await guard.set({slot: newer})
+        return False
 
     async def store(self, slot: str, entry: Entry, spent: float = 0.0) -> bool:
         """Write one entry to every tier; True where at least one took it."""
@@ -393,18 +414,18 @@ class Engine:
 
     async def put(self, key: str, slot: str, entry: Entry) -> None:
         """Store what the caller gives, over whatever is in flight. A ttl of 0 only removes."""
-        self.flights.detach(slot)
         if entry.ttl == 0:
             await self.drop([slot])
-        elif await self.store(slot, entry) and self.events.active:
+            return
+        self._overtake([slot], entry)
+        if await self.store(slot, entry) and self.events.active:
             self.events.emit(
                 CacheEvent(kind="store", namespace=self.namespace, key=key, size=entry.size)
             )
 
     async def drop(self, slots: Sequence[str]) -> int:
         """Remove slots everywhere; their flights are not stored. Gives how many were there."""
-        for slot in slots:
-            self.flights.detach(slot)
+        self._overtake(slots)
         removed: set[str] = set()
         for tier in self._all_tiers():
             removed |= await tier.delete(slots)
@@ -413,6 +434,8 @@ class Engine:
     async def clear(self) -> int:
         """Empty this namespace in every tier; gives the largest count."""
         self.flights.detach_where(lambda flight: True)
+        self.looks.detach_where(lambda look: True)
+        self._overtake(list(self._storing))
         count = 0
         for tier in self._all_tiers():
             count = max(count, await tier.clear(self.prefix[:-1]))
@@ -422,12 +445,24 @@ class Engine:
     async def invalidate(self, tags: tuple[str, ...]) -> int:
         """Remove what carries any of the tags; gives the largest count."""
         wanted = frozenset(tags)
+        self.looks.detach_where(lambda look: True)  # what they bring may carry a tag
         self.flights.detach_where(lambda flight: not wanted.isdisjoint(flight.tags))
+        for slot, newer in self._storing.items():
+            if newer is not None and not wanted.isdisjoint(newer.tags):
+                self._storing[slot] = None
         count = 0
         for tier in self._all_tiers():
             count = max(count, await tier.invalidate(self.prefix[:-1], tags))
         self._tell_invalidated(count)
         return count
+
+    def _overtake(self, slots: Iterable[str], newer: Entry | None = None) -> None:
+        """What is on its way for these slots is not stored any more; `newer` is the value now."""
+        for slot in slots:
+            self.flights.detach(slot)
+            self.looks.detach(slot)
+            if slot in self._storing:
+                self._storing[slot] = newer
 
     def _all_tiers(self) -> list[Any]:
         return [*([self.local] if self.local is not None else []), *self.remote]

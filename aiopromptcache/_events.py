@@ -54,6 +54,8 @@ class Dispatcher:
     """Gives events to hooks, each through a queue of its own, after the caller went on."""
 
     def __init__(self, hooks: Iterable[Hook], stats: Stats) -> None:
+        if not isinstance(hooks, Iterable):
+            raise ConfigurationError(f"hooks={hooks!r}: expected an iterable of callables")
         self._queues = [_HookQueue(hook, stats) for hook in hooks]
         self.active = bool(self._queues)
         """False when nobody listens: then no event needs to be made."""

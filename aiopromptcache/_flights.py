@@ -213,17 +213,19 @@ class Flights(Generic[T]):
             if not flights:
                 del self._flights[flight.key]
 
-    def detach(self, key: str) -> None:
+    def detach(self, key: str) -> list[Flight[T]]:
         """The key was invalidated: what its flights bring is not stored, newcomers start anew."""
-        for flight in self._flights.pop(key, ()):
+        flights = self._flights.pop(key, [])
+        for flight in flights:
             flight.detached = True
+        return flights
 
-    def detach_where(self, test: Callable[[Flight[T]], bool]) -> None:
+    def detach_where(self, test: Callable[[Flight[T]], bool]) -> list[Flight[T]]:
         """Detach every flight for which `test` holds."""
-        for flight in [flight for flights in self._flights.values() for flight in flights]:
-            if test(flight):
-                flight.detached = True
-                self.remove(flight)
+        keys = [
+            key for key, flights in self._flights.items() if any(test(flight) for flight in flights)
+        ]
+        return [flight for key in keys for flight in self.detach(key)]
 
     async def _run(
         self, flight: Flight[T], work: Callable[[Flight[T]], Coroutine[Any, Any, T]]

@@ -95,12 +95,18 @@ def encode_as(value: object, kind: Any) -> tuple[Kind, bytes]:
 
 
 def decode(entry: Entry) -> Any:
-    """A value of the caller's own. A stored HTTP answer gives its JSON body."""
+    """A value of the caller's own; a stored HTTP answer gives its JSON body.
+
+    Raises `Misfit` where the stored bytes are not what their kind says.
+    """
     kind = entry.kind
-    if kind is Kind.JSON or kind is Kind.HTTP:
-        return orjson.loads(entry.payload)
-    if kind is Kind.LOOSE_JSON:
-        return json.loads(entry.payload)
+    try:
+        if kind is Kind.JSON or kind is Kind.HTTP:
+            return orjson.loads(entry.payload)
+        if kind is Kind.LOOSE_JSON:
+            return json.loads(entry.payload)
+    except ValueError:
+        raise Misfit from None
     return entry.payload
 
 

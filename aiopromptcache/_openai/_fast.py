@@ -117,7 +117,7 @@ class _FastCall:
         entry = None if call.policy.no_cache else engine.peek(call.slot, call.policy)
         if entry is None or not is_plain(entry):
             return None, call
-        return self._answered(call, engine.hit(call.key, entry, "memory"))
+        return self._answered(call, engine.hit(call.key, entry, engine.local_name))
 
     @property
     def as_asked(self) -> dict[str, Any]:
@@ -150,7 +150,6 @@ class _FastCall:
         landed = await engine.look_remote(call.slot, call.policy, is_plain)
         if landed is None or landed.tier is None:
             return None, call._replace(spent=loop.time() - started)
-        engine.promote(call.slot, landed)
         return self._answered(call, engine.hit(call.key, landed.entry, landed.tier))
 
     def _answered(self, call: Call, answer: Answer) -> tuple[Any, Call]:

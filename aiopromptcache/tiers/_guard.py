@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from .._entry import Entry
+from .._policy import seconds
 from ._base import Tier, TierContext
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class Guard:
         self.tier = tier
         self.name = tier.name
         self._context = context
-        self._timeout = float(getattr(tier, "timeout", DEFAULT_TIMEOUT))
+        self._timeout = seconds("timeout", getattr(tier, "timeout", DEFAULT_TIMEOUT))
         self._failures = 0
         self._retry_at: float | None = None
         """When the next probe may go, on the loop's clock; None while the breaker is closed."""
@@ -49,7 +50,7 @@ class Guard:
 
     async def get(self, slots: Sequence[str]) -> Mapping[str, Entry]:
         """See `Tier.get`."""
-        return await self._attempt(lambda: self.tier.get(slots)) or {}
+        return await self._attempt(lambda: _entries(self.tier.get(slots))) or {}
 
     async def set(self, entries: Mapping[str, Entry], *, spent: float = 0.0) -> bool:
         """See `Tier.set`. False where the entries wait for the tier to return.
@@ -106,6 +107,12 @@ class Guard:
                 if self._backlog:
                     await self._flush()
                 result = await operation()
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self._failed(OSError(f"the tier cancelled itself: {error}"))
+            return None
         except Exception as error:
             self._failed(error)
             return None
@@ -210,6 +217,14 @@ class _Backlog:
     def invalidate(self, tags: Iterable[str]) -> None:
         self.tags.update(tags)
         self.drop([s for s, e in self.slots.items() if e is not None and self.tags & set(e.tags)])
+
+
+async def _entries(operation: Awaitable[Mapping[str, Entry]]) -> Mapping[str, Entry]:
+    """What a tier gave, which a third party may have written."""
+    found = await operation
+    if not isinstance(found, Mapping) or not all(isinstance(e, Entry) for e in found.values()):
+        raise TypeError("the tier gave something else than entries by slot")
+    return found
 
 
 async def _true(operation: Awaitable[None]) -> bool:

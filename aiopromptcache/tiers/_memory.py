@@ -109,9 +109,10 @@ class MemoryTier:
         return self._discard_all(set().union(*tagged))
 
     async def aclose(self) -> None:
-        """See `Tier.aclose`. Drops everything."""
-        self._store.clear()
-        self._tagged.clear()
+        """See `Tier.aclose`. Drops everything, unless another cache shares the tier."""
+        if len(self._contexts) == 1:
+            self._store.clear()
+            self._tagged.clear()
 
     def sweep(self) -> int:
         """Remove what has expired; gives how many entries that were."""
