@@ -88,10 +88,13 @@ def encode_as(value: object, kind: Any) -> tuple[Kind, bytes]:
     """Like `encode`; what only `kind` knows how to write (a dataclass, a date) is written so."""
     try:
         return encode(value)
-    except TypeError:
-        if kind is None:
+    except TypeError as refusal:
+        if kind is None or kind in _PLAIN:
             raise
-        return Kind.JSON, _adapter(kind).dump_json(value, by_alias=True)
+        try:
+            return Kind.JSON, _adapter(kind).dump_json(value, by_alias=True)
+        except Exception:  # nor does the type know how to write it
+            raise refusal from None
 
 
 def decode(entry: Entry) -> Any:

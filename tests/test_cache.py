@@ -164,6 +164,12 @@ async def test_what_cannot_be_stored_is_refused_by_name(cache: PromptCache) -> N
         await cache.get(1)  # type: ignore[call-overload]
 
 
+async def test_a_plain_type_does_not_bend_a_value(cache: PromptCache) -> None:
+    for value in ({1: "a"}, {"a": object()}):
+        with pytest.raises(TypeError, match="value"):
+            await cache.get_or_create("key", Counter(value), type=dict)
+
+
 async def test_partitions_never_share(cache: PromptCache) -> None:
     await cache.set("key", "shared")
     with cache.control(partition="a"):
