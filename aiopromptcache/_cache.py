@@ -91,7 +91,7 @@ class PromptCache:
     @property
     def namespace(self) -> str:
         """The namespace that `clear` empties."""
-        return self._engine.namespace
+        return self._engine.ledger.namespace
 
     @property
     def stats(self) -> Stats:
@@ -170,7 +170,7 @@ class PromptCache:
             if landed is not None and landed.tier is not None:
                 engine.hit(key, landed.entry, landed.tier)
                 return decode_as(landed.entry, type)
-        engine.missed(key)
+        engine.ledger.missed(key)
         return default
 
     async def set(
@@ -185,7 +185,7 @@ class PromptCache:
         kind, payload = encode(value)
         slot = self._slot(key, policy)
         if not policy.no_store:
-            await self._engine.put(key, slot, self._engine.entry(kind, payload, policy))
+            await self._engine.storage.put(key, slot, self._engine.entry(kind, payload, policy))
 
     async def delete(self, *keys: str) -> int:
         """Remove keys (a `CacheStatus.key` too) from every tier; gives how many were there.
@@ -196,18 +196,18 @@ class PromptCache:
         slots = {self._slot(key, policy) for key in keys}
         if policy.partition:  # a status's key has its partition inside
             slots |= {self._engine.prefix + key for key in keys if _is_digest(key)}
-        return await self._engine.drop(list(slots))
+        return await self._engine.storage.drop(list(slots))
 
     async def clear(self) -> int:
         """Empty this cache's namespace in every tier; gives how many entries were there."""
-        return await self._engine.clear()
+        return await self._engine.storage.clear()
 
     async def invalidate(self, *tags: str) -> int:
         """Drop all that was stored with any of the tags; gives how many entries that were.
 
         What is in flight with such a tag still answers its callers, and is not stored.
         """
-        return await self._engine.invalidate(tag_tuple(tags))
+        return await self._engine.storage.invalidate(tag_tuple(tags))
 
     # Computing
 
@@ -258,7 +258,7 @@ class PromptCache:
                 except Misfit:
                     pass
                 else:
-                    engine.count_local_hit(key, entry)
+                    engine.ledger.count_hit(key, entry, engine.storage.local_name)
                     return value
 
         async def load() -> Loaded:

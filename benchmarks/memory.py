@@ -42,7 +42,7 @@ async def answer(cache: PromptCache, number: int) -> None:
         model="gpt-4o-mini",
         usage=Usage(1_000 + number, 2_000 + number, 3_000 + 2 * number),
     )
-    await engine.store(engine.prefix + cache.key(number=number), entry)
+    await engine.storage.store(engine.prefix + cache.key(number=number), entry)
 
 
 async def measure(store: Callable[[PromptCache, int], Awaitable[None]]) -> None:

@@ -60,7 +60,7 @@ async def test_two_caches_of_one_memory_share_it_and_nothing_else(clock: Virtual
     assert [await one.get("key"), await two.get("key")] == [1, 2]
     await two.set("another", 3)
     await two.aclose()
-    await one._engine.events.drain()
+    await one._engine.ledger.events.drain()
     evicted = [event for event in heard["one"] if event.kind == "evict"]
     assert [(event.namespace, event.key) for event in evicted] == [("one", "key")]
     assert all(event.kind != "evict" for event in heard["two"])

@@ -14,7 +14,6 @@ from openai import APIResponseValidationError, APITimeoutError, AsyncOpenAI, Not
 
 from .._engine import Answer, Ask, Engine, Loaded
 from .._entry import Entry, Kind
-from .._events import CacheEvent
 from .._keys import Unkeyable, canonical, digest, plain_json
 from .._policy import Policy, Request, cache_control
 from ._endpoints import Body, Endpoint, cacheable, usage_of
@@ -119,16 +118,10 @@ class Binding:
             return None
 
     def _fault(self, endpoint: Endpoint, error: Exception) -> None:
-        engine = self.engine
-        engine.stats.errors += 1
+        self.engine.stats.errors += 1
         if not isinstance(error, Unkeyable):
             logger.warning("a policy callable failed with %s", type(error).__name__)
-        if engine.events.active:
-            engine.events.emit(
-                CacheEvent(
-                    kind="error", namespace=engine.namespace, endpoint=endpoint.name, error=error
-                )
-            )
+        self.engine.ledger.tell("error", endpoint=endpoint.name, error=error)
 
     # Rebuilding
 
@@ -137,7 +130,7 @@ class Binding:
         if entry.memo is not None:
             return rebuild(entry, call.endpoint, self.client)
         # Without a local tier the same answer comes as a new entry each time.
-        local = self.engine.local
+        local = self.engine.storage.local
         identity = 0 if local is not None else hash((call.slot, entry.head, entry.payload))
         entry.memo = self._memos.get(identity)
         known = entry.memo is not None

@@ -117,7 +117,7 @@ class _FastCall:
         entry = None if call.policy.no_cache else engine.peek(call.slot, call.policy)
         if entry is None or not is_plain(entry):
             return None, call
-        return self._answered(call, engine.hit(call.key, entry, engine.local_name))
+        return self._answered(call, engine.hit(call.key, entry, engine.storage.local_name))
 
     @property
     def as_asked(self) -> dict[str, Any]:
@@ -130,12 +130,16 @@ class _FastCall:
     def is_elsewhere(self, call: Call) -> bool:
         """May the answer be in another caller's flight or in a remote tier?"""
         return self._flying(call) or (
-            bool(self._binding.engine.remote) and not call.policy.no_cache
+            bool(self._binding.engine.storage.remote) and not call.policy.no_cache
         )
 
     async def from_elsewhere(self, call: Call) -> tuple[Any, Call]:
         """The answer of another caller's flight or of a remote tier, or the plan to go on with."""
-        if not self._flying(call) and self._binding.engine.remote and not call.policy.no_cache:
+        if (
+            not self._flying(call)
+            and self._binding.engine.storage.remote
+            and not call.policy.no_cache
+        ):
             result, call = await self._from_remote(call)
             if result is not None:
                 return result, call

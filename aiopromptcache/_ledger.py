@@ -1,0 +1,90 @@
+"""What one cache counts and tells: its counters, its events, its namespace and clock."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ._entry import Entry
+from ._errors import ConfigurationError
+from ._events import CacheEvent, Dispatcher, Hook
+from ._stats import Stats
+from .tiers._base import Notice
+
+
+class Ledger:
+    """Everything that happens in a cache is written here once: counted, and told if heard."""
+
+    def __init__(self, namespace: str, hooks: Iterable[Hook], clock: Callable[[], float]) -> None:
+        if not isinstance(namespace, str) or not namespace:
+            raise ConfigurationError(f"namespace={namespace!r}: expected a str that is not empty")
+        if not callable(clock):
+            raise ConfigurationError(f"clock={clock!r}: expected a callable that gives seconds")
+        self.namespace = namespace
+        self.clock = clock
+        self.stats = Stats()
+        self.events = Dispatcher(hooks, self.stats)
+
+    def tell(self, kind: Any, *, entry: Entry | None = None, **fields: Any) -> None:
+        """Emit an event, if anybody listens; `entry` fills in what it knows."""
+        if not self.events.active:
+            return
+        if entry is not None:
+            known = {"endpoint": entry.endpoint, "model": entry.model, "size": entry.size}
+            fields = {**known, "usage": entry.usage, **fields}
+        self.events.emit(CacheEvent(kind=kind, namespace=self.namespace, **fields))
+
+    def hit(self, key: str, entry: Entry, tier: str) -> float:
+        """Count a hit; gives the entry's age."""
+        stats = self.stats
+        stats.requests += 1
+        stats.hits += 1
+        stats.hits_by_tier[tier] = stats.hits_by_tier.get(tier, 0) + 1
+        if (usage := entry.usage) is not None:
+            stats.tokens_saved.add(usage)
+        age = entry.age(self.clock())
+        if self.events.active:
+            self.tell("hit", entry=entry, key=key, tier=tier, age=age)
+        return age
+
+    def count_hit(self, key: str, entry: Entry, tier: str) -> None:
+        """Count a hit for which nobody wants a status."""
+        if self.events.active or entry.usage is not None:
+            self.hit(key, entry, tier)
+            return
+        stats = self.stats
+        stats.requests += 1
+        stats.hits += 1
+        stats.hits_by_tier[tier] = stats.hits_by_tier.get(tier, 0) + 1
+
+    def count_request(self, *, leader: bool) -> None:
+        """Count a lookup that no tier answered."""
+        self.stats.requests += 1
+        if leader:
+            self.stats.misses += 1
+        else:
+            self.stats.collapsed += 1
+
+    def missed(self, key: str) -> None:
+        """Count a lookup that found nothing and goes nowhere."""
+        self.count_request(leader=True)
+        self.tell("miss", key=key)
+
+    def noticed(
+        self,
+        tier: str,
+        kind: Notice,
+        slot: str | None,
+        entry: Entry | None,
+        error: BaseException | None,
+    ) -> None:
+        """A tier tells what happened inside it."""
+        if kind == "evict":
+            self.stats.evictions += 1
+        elif kind == "expire":
+            self.stats.expirations += 1
+        elif kind == "error":
+            self.stats.errors += 1
+        if self.events.active:
+            key = slot.partition(":")[2] if slot else None
+            self.tell(kind, entry=entry, key=key, tier=tier, usage=None, error=error)
