@@ -19,8 +19,8 @@ from ._events import Hook
 from ._flights import Flight, FlightLost, Flights
 from ._ledger import Ledger
 from ._policy import Policy, Verdict, decide
-from ._storage import Storage
-from .tiers._base import Tier
+from ._storage import Found, Storage
+from .tiers._base import Lease, Tier
 
 NO_STORE_LANE = "no-store"
 DRAIN_SECONDS = 1.0
@@ -42,6 +42,8 @@ class Landed(NamedTuple):
     tier: str | None = None
     stored: bool = False
     extra: Any = None
+    waited: bool = False
+    """Did the flight of another process bring it?"""
 
 
 class Answer(NamedTuple):
@@ -110,10 +112,16 @@ class Engine:
         return await self.look_remote(slot, policy, accepts) if self.storage.remote else None
 
     async def look_remote(
-        self, slot: str, policy: Policy, accepts: Callable[[Entry], bool]
+        self,
+        slot: str,
+        policy: Policy,
+        accepts: Callable[[Entry], bool],
+        *,
+        claim: bool = False,
     ) -> Landed | None:
-        """A fresh entry of a remote tier."""
-        found = await self.storage.look(slot, promote=not policy.no_store)
+        """A fresh entry of a remote tier; `claim` where the caller goes on to load it."""
+        claim = claim and not policy.no_store
+        found = await self.storage.look(slot, promote=not policy.no_store, claim=claim)
         if found is None or not self._usable(found.entry, policy, accepts):
             return None
         return Landed(found.entry, found.tier)
@@ -209,20 +217,42 @@ class Engine:
         return Recording(self, ask)
 
     async def _fly(self, flight: Flight[Landed], ask: Ask) -> Landed:
-        if self.storage.remote and not ask.policy.no_cache and not ask.looked:
-            started = flight.loop.time()
-            landed = await self.look_remote(ask.slot, ask.policy, ask.accepts)
-            ask.spent += flight.loop.time() - started
-            if landed is not None:
-                return landed
-        loaded = await self._load(ask)
-        flight.kept = True
-        stored = False
-        if loaded.storable and not ask.policy.no_store:
-            stored = await self.storage.keep(flight, ask.slot, loaded.entry, ask.spent)
+        lease = None
+        if self.storage.remote:
+            found, lease = await self._begin(flight, ask)
+            if found is not None:
+                return Landed(found.entry, found.tier, waited=found.waited)
+        try:
+            loaded = await self._load(ask)
+            flight.kept = True
+            stored = False
+            if loaded.storable and not ask.policy.no_store:
+                stored = await self.storage.keep(flight, ask.slot, loaded.entry, lease, ask.spent)
+        finally:
+            self.storage.give_back(lease)
         if stored:
             self.tell("store", ask, entry=loaded.entry)
         return Landed(loaded.entry, None, stored, loaded.extra)
+
+    async def _begin(self, flight: Flight[Landed], ask: Ask) -> tuple[Found | None, Lease | None]:
+        """What a tier has of use, or the lease to load it where tiers are shared."""
+        policy, slot = ask.policy, ask.slot
+        if policy.no_store:  # nothing to fill: no lease is needed
+            found = None
+            if not (policy.no_cache or ask.looked):
+                found = await self.storage.look(slot, promote=False)
+            usable = found is not None and self._usable(found.entry, policy, ask.accepts)
+            return found if usable else None, None
+        begun = await self.storage.begin(
+            flight,
+            slot,
+            lambda entry: self._usable(entry, policy, ask.accepts),
+            new=policy.no_cache,
+            looked=ask.looked,
+            spent=ask.spent,
+        )
+        ask.spent = begun.spent
+        return begun.found, begun.lease
 
     async def _load(self, ask: Ask) -> Loaded:
         self.stats.upstream_calls += 1
@@ -238,14 +268,17 @@ class Engine:
 
     def _answer(self, ask: Ask, landed: Landed, leader: bool) -> Answer:
         entry = landed.entry
-        if landed.tier is not None:
+        if landed.tier is not None and not landed.waited:
             return self.hit(ask.key, entry, landed.tier)
+        leader = leader and not landed.waited
         self.ledger.count_request(leader=leader)
         if not leader and entry.usage is not None:
             self.stats.tokens_saved.add(entry.usage)
         self.tell("miss" if leader else "collapsed", ask, entry=entry)
         fwd = "request" if ask.policy.no_cache else "miss"
-        ttl = entry.ttl if landed.stored else None
+        ttl = entry.ttl if landed.stored or landed.waited else None
+        if ttl is not None and landed.waited:
+            ttl -= entry.age(self.clock())
         status = (ask.key, False, None, None, ttl, fwd, not leader, landed.stored)
         return Answer(entry, status, landed.extra if leader else None)
 

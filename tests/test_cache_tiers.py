@@ -152,11 +152,11 @@ async def test_a_local_tier_of_another_name_is_counted_under_it(clock: VirtualCl
 
 async def test_a_tier_that_cancels_itself_cancels_nobody(clock: VirtualClock) -> None:
     tier = FaultyTier()
-    cache = PromptCache(tier, clock=clock)
-    tier.fail(asyncio.CancelledError())
-    assert await cache.get("key", "default") == "default"
-    assert await cache.get_or_create("key", gives("fine")) == "fine"
-    assert await cache.delete("key") == 0
+    async with PromptCache(tier, clock=clock) as cache:
+        tier.fail(asyncio.CancelledError())
+        assert await cache.get("key", "default") == "default"
+        assert await cache.get_or_create("key", gives("fine")) == "fine"
+        assert await cache.delete("key") == 0
 
 
 async def test_no_store_leaves_memory_as_it_was(clock: VirtualClock) -> None:

@@ -151,7 +151,9 @@ class _FastCall:
         engine = self._binding.engine
         loop = asyncio.get_running_loop()
         started = loop.time()
-        landed = await engine.look_remote(call.slot, call.policy, is_plain)
+        landed = await engine.look_remote(
+            call.slot, call.policy, is_plain, claim=not call.policy.only_if_cached
+        )
         if landed is None or landed.tier is None:
             return None, call._replace(spent=loop.time() - started)
         return self._answered(call, engine.hit(call.key, landed.entry, landed.tier))

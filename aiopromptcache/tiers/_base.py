@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 from .._entry import Entry
 
@@ -75,4 +75,87 @@ class LocalTier(Tier, Protocol):
 
     def put(self, slot: str, entry: Entry) -> bool:
         """Store one entry; False where it is larger than the whole tier."""
+        ...
+
+
+# Tiers that several processes share, and through which they act as one.
+
+
+class Refused(Exception):
+    """The tier answered, and takes no writes for now (full, or read-only). Reads may go on."""
+
+
+class Lease(NamedTuple):
+    """The right to fill one slot, until it runs out or something overtakes it.
+
+    `since` is a position in the tier's news: a fill is refused if any later news overtakes it.
+    An empty `token` stands for no right but that: the fill is judged by the news alone.
+    """
+
+    slot: str
+    token: str
+    since: str
+
+
+class Claim(NamedTuple):
+    """The answer to a claim: the entry, or a lease, or for how long another process has one."""
+
+    entry: Entry | None = None
+    mark: bytes = b""
+    """Which record the entry is; a claim `past` it does not give it again."""
+    lease: Lease | None = None
+    wait: float = 0.0
+    """Seconds until the other's lease runs out, unless it is renewed."""
+
+
+class News(NamedTuple):
+    """What another process did, or this one.
+
+    Kinds: "stored" (a lease was filled), "dropped" (set by a caller, or deleted), "released" (a
+    lease given back unfilled), "tag" and "clear" (invalidated), "listening" (the news come in
+    from `position` on; `lost` says that some before it may have been missed).
+    """
+
+    kind: Literal["stored", "dropped", "released", "tag", "clear", "listening"]
+    position: str
+    name: str = ""
+    """The slot, or the tag."""
+    own: bool = False
+    """Did this process do it?"""
+    lost: bool = False
+
+
+@runtime_checkable
+class SharedTier(Tier, Protocol):
+    """A tier through which processes share flights, and keep their local tiers true."""
+
+    lease: float
+    """Seconds that a lease lasts without being renewed."""
+
+    async def claim(self, slot: str, *, past: bytes = b"", take: bool = False) -> Claim:
+        """The entry, unless it is the one marked `past`; or the lease; or who has it.
+
+        `take` asks for no entry, and takes the lease away from whoever has it.
+        """
+        ...
+
+    async def fill(self, entries: Sequence[tuple[Entry, Lease]]) -> Sequence[bool]:
+        """Store what leases were taken for; False where something overtook one."""
+        ...
+
+    async def release(self, leases: Sequence[Lease]) -> None:
+        """Give leases back unfilled."""
+        ...
+
+    async def renew(self, leases: Sequence[Lease]) -> None:
+        """Let leases last anew."""
+        ...
+
+    async def listen(
+        self, namespace: str, since: str, told: Callable[[News], Awaitable[None]]
+    ) -> None:
+        """Tell the news of a namespace after the position `since`, until the connection is lost.
+
+        Raises whatever ended it.
+        """
         ...

@@ -1,4 +1,4 @@
-"""Encryption of records: AES-256-GCM, each record bound to the slot that it belongs to."""
+"""Encryption of records: AES-256-GCM, each record bound to the place that it belongs to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _NONCE = 12
 class Cipher:
     """Seals with the first key, opens with any of them.
 
-    Slots are hidden too (HMAC-SHA-256), so that who can read the server cannot test guesses.
+    Names are hidden too (HMAC-SHA-256), so that who can read the server cannot test guesses.
     """
 
     def __init__(self, keys: str | bytes | Sequence[str | bytes]) -> None:
@@ -36,23 +36,23 @@ class Cipher:
         self._seals = [AESGCM(_derived(master, b"record")) for master in masters]
         self._hides = [_derived(master, b"slot") for master in masters]
 
-    def hide(self, slot: str) -> list[str]:
-        """What stands for a slot, under each key."""
-        return [hmac.digest(key, slot.encode(), "sha256").hex() for key in self._hides]
+    def hide(self, name: bytes) -> list[bytes]:
+        """What stands for a name, under each key."""
+        return [hmac.digest(key, name, "sha256").hex().encode() for key in self._hides]
 
-    def seal(self, slot: str, record: bytes) -> bytes:
-        """The record, readable and changeable only with the key, and only at this slot."""
+    def seal(self, place: bytes, text: bytes) -> bytes:
+        """The text, readable and changeable only with the key, and only at this place."""
         nonce = os.urandom(_NONCE)
-        return nonce + self._seals[0].encrypt(nonce, record, slot.encode())
+        return nonce + self._seals[0].encrypt(nonce, text, place)
 
-    def open(self, slot: str, sealed: bytes) -> bytes:
-        """The record. Raises `BadRecord` where no key fits."""
+    def open(self, place: bytes, sealed: bytes) -> bytes:
+        """The text. Raises `BadRecord` where no key fits."""
         for seal in self._seals:
             try:
-                return seal.decrypt(sealed[:_NONCE], sealed[_NONCE:], slot.encode())
+                return seal.decrypt(sealed[:_NONCE], sealed[_NONCE:], place)
             except (self._invalid, ValueError):
                 continue
-        raise BadRecord("sealed with another key, or for another slot, or damaged")
+        raise BadRecord("sealed with another key, or for another place, or damaged")
 
 
 def _derived(master: bytes, purpose: bytes) -> bytes:

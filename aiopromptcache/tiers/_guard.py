@@ -1,8 +1,9 @@
 """What makes a tier harmless: a deadline for each operation, a breaker, one log line an outage.
 
 Every tier that is not local stands behind a guard, so a tier only has to do its work or raise.
-What could not be written while a tier was out is kept (bounded, newest per slot) and written when
-it is back, removals first: nothing that was deleted meanwhile comes back to life.
+After a few failures in a row calls pay nothing for it any more; a task of the guard's own finds out
+when it is back, and writes what it missed, removals first: nothing that was deleted meanwhile comes
+back to life.
 """
 
 from __future__ import annotations
@@ -11,22 +12,49 @@ import asyncio
 import builtins
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from typing import TypeVar
+from contextlib import suppress
+from typing import Any, TypeVar
 
 from .._entry import Entry
 from .._policy import seconds
-from ._base import Tier, TierContext
+from ._backlog import Backlog, Missed
+from ._base import Claim, Lease, Refused, SharedTier, Tier, TierContext
 
 T = TypeVar("T")
 
 logger = logging.getLogger("aiopromptcache")
 
 FAILURES_TO_OPEN = 5
-PROBE_SECONDS = 1.0
+PROBE_SECONDS = 0.5
+QUIET_SECONDS = 60.0
+"""A tier that fails now and then, and never for long, is in the log this often."""
 DEFAULT_TIMEOUT = 1.0
 """Deadline of an operation, in seconds, for a tier that has no `timeout` attribute of its own."""
-BACKLOG_ENTRIES = 1_000
-BACKLOG_BYTES = 64 * 2**20
+CATCH_UP = 100
+"""Missed writes that are made good at once."""
+
+
+class _Out(Exception):
+    """The tier was not asked, or gave no answer in time."""
+
+
+class _Breaker:
+    """Counts failures in a row."""
+
+    def __init__(self) -> None:
+        self.failures = 0
+        self.open = False
+
+    def failed(self) -> bool:
+        """Count one; True where it opened the breaker."""
+        self.failures += 1
+        opened = not self.open and self.failures >= FAILURES_TO_OPEN
+        self.open = self.open or opened
+        return opened
+
+    def close(self) -> None:
+        self.failures = 0
+        self.open = False
 
 
 class Guard:
@@ -35,188 +63,307 @@ class Guard:
     def __init__(self, tier: Tier, context: TierContext) -> None:
         self.tier = tier
         self.name = tier.name
+        self.position = ""
+        """How far the news of a shared tier have been heeded."""
         self._context = context
-        self._timeout = seconds("timeout", getattr(tier, "timeout", DEFAULT_TIMEOUT))
-        self._failures = 0
-        self._retry_at: float | None = None
-        """When the next probe may go, on the loop's clock; None while the breaker is closed."""
-        self._backlog = _Backlog()
-        self._flushing = False
+        self.timeout = seconds("timeout", getattr(tier, "timeout", DEFAULT_TIMEOUT))
+        self._bulk = seconds("bulk_timeout", getattr(tier, "bulk_timeout", self.timeout))
+        self._reads, self._writes = _Breaker(), _Breaker()
+        self._backlog = Backlog()
+        self._catching_up = False
+        self._recovery: asyncio.Task[None] | None = None
+        self._warned = False
+        self._quiet_until = 0.0
 
     @property
     def open(self) -> bool:
         """True while the breaker keeps calls away from the tier."""
-        return self._retry_at is not None
+        return self._reads.open
 
-    async def get(self, slots: Sequence[str]) -> Mapping[str, Entry]:
+    # Reading
+
+    async def get(self, slots: Sequence[str], *, spent: float = 0.0) -> Mapping[str, Entry]:
         """See `Tier.get`."""
-        return await self._attempt(lambda: _entries(self.tier.get(slots))) or {}
+        if not self._backlog:
+            return await self._get(slots, spent)
+        found = {slot: self._backlog.entry(slot) for slot in slots if self._backlog.knows(slot)}
+        rest = [slot for slot in slots if slot not in found]
+        asked = await self._get(rest, spent) if rest else {}
+        void = self._backlog.voids
+        return {slot: e for slot, e in [*found.items(), *asked.items()] if e and not void(e)}
+
+    async def _get(self, slots: Sequence[str], spent: float) -> Mapping[str, Entry]:
+        try:
+            return await self._attempt(self._reads, lambda: _entries(self.tier.get(slots)), spent)
+        except _Out:
+            return {}
+
+    async def claim(
+        self, slot: str, *, past: bytes = b"", take: bool = False, spent: float = 0.0
+    ) -> Claim | None:
+        """See `SharedTier.claim`; None where the tier is out, or owes its own removal."""
+        tier = self.tier
+        assert isinstance(tier, SharedTier)
+        if self._backlog and self._backlog.knows(slot):
+            entry = self._backlog.entry(slot)
+            return Claim(entry, b"missed") if entry is not None and not (past or take) else None
+        try:
+            claim = await self._attempt(
+                self._writes, lambda: tier.claim(slot, past=past, take=take), spent
+            )
+        except _Out:
+            return None
+        if claim.entry is not None and self._backlog.voids(claim.entry):
+            return None
+        return claim
+
+    # Writing
 
     async def set(self, entries: Mapping[str, Entry], *, spent: float = 0.0) -> bool:
         """See `Tier.set`. False where the entries wait for the tier to return.
 
         `spent` are the seconds that the tier took of this call already.
         """
-        done = await self._attempt(lambda: _true(self.tier.set(entries)), spent)
-        if not done:
-            for slot, entry in entries.items():
-                self._backlog.put(slot, entry)
-        return bool(done)
+        self._backlog.drop(entries)
+        try:
+            await self._attempt(self._writes, lambda: self.tier.set(entries), spent)
+        except _Out:
+            self._miss({slot: Missed(e, self.right(slot)) for slot, e in entries.items()})
+            return False
+        return True
+
+    async def fill(self, entry: Entry, lease: Lease, *, spent: float = 0.0) -> bool | None:
+        """See `SharedTier.fill`; None where the entry waits for the tier to return."""
+        tier = self.tier
+        assert isinstance(tier, SharedTier)
+        self._backlog.drop([lease.slot])
+        try:
+            [stored] = await self._attempt(self._writes, lambda: tier.fill([(entry, lease)]), spent)
+        except _Out:
+            # The lease may be over by then; what the news said since it began counts as well.
+            self._miss({lease.slot: Missed(entry, lease._replace(token=""))})
+            return None
+        return stored
+
+    def right(self, slot: str) -> Lease:
+        """No lease, but a position: what may be stored unless news say otherwise."""
+        return Lease(slot, "", self.position)
+
+    async def keep_leases(self, held: Sequence[Lease]) -> None:
+        """See `SharedTier.renew`."""
+        await self._quietly(lambda tier: tier.renew(held))
+
+    async def give_back(self, leases: Sequence[Lease]) -> None:
+        """See `SharedTier.release`."""
+        await self._quietly(lambda tier: tier.release(leases))
+
+    async def _quietly(self, operation: Callable[[SharedTier], Awaitable[None]]) -> None:
+        tier = self.tier
+        assert isinstance(tier, SharedTier)
+        try:
+            await self._attempt(self._writes, lambda: operation(tier))
+        except _Out:
+            return
+
+    # Removing
 
     async def delete(self, slots: Sequence[str]) -> builtins.set[str]:
         """See `Tier.delete`."""
-        removed = await self._attempt(lambda: self.tier.delete(slots))
-        if removed is None:
-            for slot in slots:
-                self._backlog.put(slot, None)
-        return removed or set()
+        self._backlog.drop(slots)
+        try:
+            return await self._attempt(self._writes, lambda: self.tier.delete(slots))
+        except _Out:
+            self._miss({slot: Missed(None, self.right(slot)) for slot in slots})
+            return set()
 
     async def clear(self, namespace: str) -> int:
         """See `Tier.clear`."""
-        count = await self._attempt(lambda: self.tier.clear(namespace))
-        if count is None:
-            self._backlog.clear()
-        return count or 0
+        owed = self._backlog.cleared
+        self._backlog.clear(owed=owed is not None)
+        try:
+            count = await self._attempt(
+                self._writes, lambda: self.tier.clear(namespace), timeout=self._bulk
+            )
+        except _Out:
+            self._backlog.clear(owed=True)
+            self._miss({})
+            return 0
+        if owed is not None:
+            self._backlog.cleared = None
+        return count
 
     async def invalidate(self, namespace: str, tags: Iterable[str]) -> int:
         """See `Tier.invalidate`."""
         wanted = tuple(tags)
-        count = await self._attempt(lambda: self.tier.invalidate(namespace, wanted))
-        if count is None:
-            self._backlog.invalidate(wanted)
-        return count or 0
-
-    async def aclose(self) -> None:
-        """Write what waits, if that is possible, and close the tier."""
-        if self._backlog:
-            self._retry_at = None
-            await self._attempt(_nothing)
+        self._backlog.invalidate(wanted, owed=False)
         try:
-            async with asyncio.timeout(self._timeout):
-                await self.tier.aclose()
-        except Exception as error:
-            self._context.notify("error", None, None, error)
+            return await self._attempt(
+                self._writes, lambda: self.tier.invalidate(namespace, wanted), timeout=self._bulk
+            )
+        except _Out:
+            self._backlog.invalidate(wanted, owed=True)
+            self._miss({})
+            return 0
 
-    async def _attempt(self, operation: Callable[[], Awaitable[T]], spent: float = 0.0) -> T | None:
-        """The operation's result; None where the tier is out, or too slow."""
-        probing = self._failures > 0
-        if spent >= self._timeout or self._flushing or (self.open and not self._may_probe()):
-            return None
+    def _miss(self, missed: Mapping[str, Missed]) -> None:
+        for item in missed.values():
+            self._backlog.put(item)
+        self._start_recovery()
+
+    # Attempts
+
+    async def _attempt(
+        self,
+        breaker: _Breaker,
+        operation: Callable[[], Awaitable[T]],
+        spent: float = 0.0,
+        timeout: float | None = None,
+    ) -> T:
+        """The operation's result. Raises `_Out` where the tier is out, or too slow."""
+        left = (timeout or self.timeout) - spent
+        if left <= 0 or breaker.open or (self._catching_up and breaker is self._writes):
+            raise _Out
+        return await self._try(breaker, operation, left)
+
+    async def _try(
+        self, breaker: _Breaker, operation: Callable[[], Awaitable[T]], timeout: float
+    ) -> T:
         try:
-            async with asyncio.timeout(self._timeout - spent):
-                if self._backlog:
-                    await self._flush()
+            async with asyncio.timeout(timeout):
                 result = await operation()
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
             self._failed(OSError(f"the tier cancelled itself: {error}"))
-            return None
+            raise _Out from None
         except Exception as error:
             self._failed(error)
-            return None
-        if probing:
-            self._recovered()
+            raise _Out from None
+        if not breaker.open:
+            self._worked(breaker)
         return result
 
-    def _may_probe(self) -> bool:
-        """One caller at a time finds out whether the tier is back."""
-        now = asyncio.get_running_loop().time()
-        if self._retry_at is None or now < self._retry_at:
-            return False
-        self._retry_at = now + max(PROBE_SECONDS, self._timeout)
-        return True
+    def _worked(self, breaker: _Breaker) -> None:
+        breaker.failures = 0
+        if breaker is self._writes:
+            self._reads.failures = 0
+        if not (self._reads.failures or self._writes.failures or self._backlog):
+            self._warned = False
 
     def _failed(self, error: Exception) -> None:
-        self._failures += 1
         self._context.notify("error", None, None, error)
         logger.debug("cache tier %s failed", self.name, exc_info=error)
-        if self._failures == 1:
-            logger.warning(
-                "cache tier %s failed with %s; calls go on without it, and what follows is counted "
-                "and not logged until it is back",
-                self.name,
-                type(error).__name__,
-            )
-        if self.open or self._failures >= FAILURES_TO_OPEN:
-            if not self.open:
-                self._context.notify("breaker", None, None, error)
-            self._retry_at = asyncio.get_running_loop().time() + PROBE_SECONDS
+        refused = isinstance(error, Refused)
+        opened = self._writes.failed()
+        opened = (not refused and self._reads.failed()) or (refused and opened)
+        self._warn(error, always=opened)
+        if opened:
+            self._context.notify("breaker", None, None, error)
+        if self._reads.open or self._writes.open:
+            self._start_recovery()
 
-    def _recovered(self) -> None:
-        was_open = self.open
-        self._failures = 0
-        self._retry_at = None
+    def _warn(self, error: Exception, *, always: bool) -> None:
+        """One line an outage, and not one each time for a tier that fails now and then."""
+        now = asyncio.get_running_loop().time()
+        if self._warned or (now < self._quiet_until and not always):
+            return
+        self._warned = True
+        self._quiet_until = now + QUIET_SECONDS
+        logger.warning(
+            "cache tier %s failed with %s; calls go on without it, and what follows is counted "
+            "and not logged until it is back",
+            self.name,
+            type(error).__name__,
+        )
+
+    # Recovering
+
+    def _start_recovery(self) -> None:
+        task = self._recovery
+        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
+            self._recovery = asyncio.create_task(self._recover(), name="aiopromptcache recovery")
+
+    async def _recover(self) -> None:
+        """Ask the tier now and then, until it answers and has all that it missed."""
+        while self._reads.open or self._writes.open or self._backlog:
+            await asyncio.sleep(PROBE_SECONDS)
+            try:
+                await self._probe()
+            except _Out:
+                continue
+
+    async def _probe(self) -> None:
+        was_open = self._reads.open or self._writes.open
+        if self._reads.open:
+            slot = f"{self._context.namespace}:probe"
+            await self._try(self._reads, lambda: self.tier.get([slot]), self.timeout)
+            self._reads.close()
+        if self._writes.open or self._backlog:
+            await self._catch_up()
+            self._writes.close()
         if was_open:
+            self._warned = False
             logger.warning("cache tier %s is back", self.name)
             self._context.notify("breaker", None, None, None)
 
-    async def _flush(self) -> None:
-        """Write what waits; meanwhile the tier counts as out. A failure leaves it all."""
-        backlog = self._backlog
-        self._flushing = True
+    async def _catch_up(self) -> None:
+        """Write what waits; meanwhile new writes wait too, so that the newest comes last."""
+        self._catching_up = True
         try:
-            if backlog.cleared:
-                await self.tier.clear(self._context.namespace)
-                backlog.cleared = False
-            if tags := frozenset(backlog.tags):
-                await self.tier.invalidate(self._context.namespace, tags)
-                backlog.tags -= tags
-            waiting = dict(backlog.slots)
-            if gone := [slot for slot, entry in waiting.items() if entry is None]:
-                await self.tier.delete(gone)
-            now = self._context.clock()
-            live = {s: e for s, e in waiting.items() if e is not None and e.expires_at > now}
-            if live:
-                await self.tier.set(live)
-            for slot, entry in waiting.items():
-                if backlog.slots.get(slot) is entry:  # nothing newer came in the meantime
-                    backlog.drop([slot])
+            while self._backlog:
+                await self._make_good(self._backlog)
         finally:
-            self._flushing = False
+            self._catching_up = False
 
+    async def _make_good(self, backlog: Backlog) -> None:
+        namespace = self._context.namespace
+        if cleared := backlog.cleared:
+            await self._write(lambda: self.tier.clear(namespace), self._bulk)
+            backlog.cleared = None if backlog.cleared is cleared else backlog.cleared
+        if tags := frozenset(backlog.tags):
+            await self._write(lambda: self.tier.invalidate(namespace, tags), self._bulk)
+            backlog.tags -= tags
+        missed = backlog.batch(CATCH_UP)
+        if gone := [m.lease.slot for m in missed if m.entry is None]:
+            await self._write(lambda: self.tier.delete(gone))
+        now = self._context.clock()
+        live = [(m.entry, m.lease) for m in missed if m.entry and m.entry.expires_at > now]
+        if live:
+            await self._write(lambda: self._store(live))
+        for item in missed:
+            if backlog.slots.get(item.lease.slot) is item:  # nothing newer came in the meantime
+                backlog.drop([item.lease.slot])
 
-class _Backlog:
-    """What a tier has missed. An entry of None is a removal."""
+    async def _write(
+        self, operation: Callable[[], Awaitable[Any]], timeout: float | None = None
+    ) -> None:
+        await self._try(self._writes, operation, timeout or self.timeout)
 
-    def __init__(self) -> None:
-        self.slots: dict[str, Entry | None] = {}
-        self.cleared = False
-        self.tags: set[str] = set()
-        self._bytes = 0
+    async def _store(self, entries: list[tuple[Entry, Lease]]) -> None:
+        if isinstance(self.tier, SharedTier):
+            await self.tier.fill(entries)
+        else:
+            await self.tier.set({lease.slot: entry for entry, lease in entries})
 
-    def __bool__(self) -> bool:
-        return bool(self.slots) or self.cleared or bool(self.tags)
+    async def aclose(self) -> None:
+        """Write what waits, if that is possible, and close the tier."""
+        await self._stop_recovery()
+        try:
+            async with asyncio.timeout(self.timeout):
+                if self._backlog:
+                    await self._catch_up()
+        except (_Out, TimeoutError):
+            logger.debug("cache tier %s was closed with writes that it has missed", self.name)
+        with suppress(_Out):
+            await self._try(self._reads, self.tier.aclose, self.timeout)
+        await self._stop_recovery()
 
-    def put(self, slot: str, entry: Entry | None) -> None:
-        self.drop([slot])
-        self.slots[slot] = entry
-        self._bytes += entry.size if entry is not None else 0
-        while len(self.slots) > BACKLOG_ENTRIES or self._bytes > BACKLOG_BYTES:
-            self._shed()
-
-    def _shed(self) -> None:
-        """Give up the oldest entry; a removal given up becomes a clear, as it must not be lost."""
-        slot, entry = next(iter(self.slots.items()))
-        if entry is None:
-            self.cleared = True
-        self.drop([slot])
-
-    def drop(self, slots: Iterable[str]) -> None:
-        for slot in slots:
-            entry = self.slots.pop(slot, None)
-            self._bytes -= entry.size if entry is not None else 0
-
-    def clear(self) -> None:
-        self.slots.clear()
-        self.tags.clear()
-        self._bytes = 0
-        self.cleared = True
-
-    def invalidate(self, tags: Iterable[str]) -> None:
-        self.tags.update(tags)
-        self.drop([s for s, e in self.slots.items() if e is not None and self.tags & set(e.tags)])
+    async def _stop_recovery(self) -> None:
+        task, self._recovery = self._recovery, None
+        if task is not None and task.get_loop() is asyncio.get_running_loop():
+            task.cancel()
+            await asyncio.wait([task])
 
 
 async def _entries(operation: Awaitable[Mapping[str, Entry]]) -> Mapping[str, Entry]:
@@ -225,12 +372,3 @@ async def _entries(operation: Awaitable[Mapping[str, Entry]]) -> Mapping[str, En
     if not isinstance(found, Mapping) or not all(isinstance(e, Entry) for e in found.values()):
         raise TypeError("the tier gave something else than entries by slot")
     return found
-
-
-async def _true(operation: Awaitable[None]) -> bool:
-    await operation
-    return True
-
-
-async def _nothing() -> None:
-    return None

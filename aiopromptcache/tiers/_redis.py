@@ -4,22 +4,45 @@ from __future__ import annotations
 
 import asyncio
 import builtins
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import math
+import secrets
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 from .._entry import Entry
 from .._errors import ConfigurationError
 from .._policy import seconds
-from ._base import TierContext
+from ._base import Claim, Lease, News, TierContext
 from ._batch import Batcher
 from ._crypt import Cipher
-from ._wire import BadRecord, decode, encode
+from ._link import Call, Link
+from ._lua import BOOK, CLAIM, DROP, FILL, INVALIDATE, RELEASE, RENEW, SAY
+from ._names import Names, Places
+from ._news import listen
+from ._wire import MAX_CONTENT, BadRecord, decode, encode
 
 BATCH = 1_000
 """Keys that `clear` and `invalidate` handle at once."""
 CLOCK_SECONDS = 60.0
 """How often the server's clock is read again."""
+MARK = 24
+"""Bytes at the start of a record that tell it from any other: its checksum is among them."""
+LEASE_SHARE = 0.9
+"""Of the lease's seconds, what the server counts: the rest is for those who wait to notice."""
+
+
+class _Claiming(NamedTuple):
+    slot: str
+    past: bytes
+    take: bool
+
+
+class _Write(NamedTuple):
+    entry: Entry
+    lease: Lease
+    """With neither token nor position for what is stored whatever came before."""
+    unconditional: bool = False
 
 
 class RedisTier:
@@ -27,7 +50,8 @@ class RedisTier:
 
     `url_or_client` is a `redis://`, `rediss://` or `unix://` URL, or a `redis.asyncio` `Redis`,
     `RedisCluster` or Sentinel-made client; one that is handed in is left open. `timeout`, in
-    seconds, bounds what one operation may add to a call. `max_entries` bounds the namespace, oldest
+    seconds, bounds what Redis may add to a call. `lease` is for how many seconds a process that
+    died keeps others from asking upstream in its place. `max_entries` bounds the namespace, oldest
     out first. Content over `compress_over` bytes is compressed where that helps; None: never.
     `encryption_key` is 32 bytes, or their URL-safe base64 as str; or several, newest first, of
     which the first writes and all read (extra `encryption`).
@@ -37,6 +61,8 @@ class RedisTier:
     """
 
     name = "redis"
+    bulk_timeout = 60.0
+    """Seconds that `clear` and `invalidate` may take; each of their steps has the `timeout`."""
 
     def __init__(
         self,
@@ -44,34 +70,39 @@ class RedisTier:
         *,
         prefix: str = "aiopromptcache",
         timeout: float = 0.25,
+        lease: float = 5.0,
         max_entries: int | None = None,
         compress_over: int | None = 1_024,
         encryption_key: str | bytes | Sequence[str | bytes] | None = None,
     ) -> None:
-        self.timeout = seconds("timeout", timeout)
-        if self.timeout == 0:
-            raise ConfigurationError("timeout=0: expected more than 0 seconds")
+        self.timeout = _more_than_zero("timeout", timeout)
+        self.lease = _more_than_zero("lease", lease)
         for name, number in (("max_entries", max_entries), ("compress_over", compress_over)):
             if number is not None and (type(number) is not int or number < 1):
                 raise ConfigurationError(f"{name}={number!r}: expected an int above 0, or None")
         if not isinstance(prefix, str) or not prefix:
             raise ConfigurationError(f"prefix={prefix!r}: expected a str that is not empty")
-        self._prefix = prefix
-        self._max_entries = max_entries
+        self._max_entries = max_entries or 0
         self._compress_over = compress_over
         self._cipher = None if encryption_key is None else Cipher(encryption_key)
-        self._connection = _Connection(url_or_client, self.timeout)
+        self._names = Names(prefix, self._cipher)
+        self._link = Link(url_or_client, self.timeout)
         self._context: TierContext | None = None
+        self._attached: list[str] = []
+        self._writer = secrets.token_hex(8)
         self._reads: Batcher[tuple[str, ...], dict[str, Entry]] = Batcher(self._read)
-        self._writes: Batcher[tuple[str, Entry], bool] = Batcher(self._write)
+        self._claims: Batcher[_Claiming, Claim] = Batcher(self._claim_all, self._give_up)
+        self._writes: Batcher[_Write, bool] = Batcher(self._write)
+        self._drops: Batcher[str, bool] = Batcher(self._drop)
         self._offset: float = 0.0
-        self._offset_until = -1.0
+        self._offset_until = -math.inf
 
     def attach(self, context: TierContext) -> None:
         """See `Tier.attach`."""
         if self._context is not None and context.clock is not self._context.clock:
             raise ConfigurationError("a RedisTier can only be shared by caches with the same clock")
         self._context = context
+        self._attached.append(context.namespace)
 
     async def get(self, slots: Sequence[str]) -> Mapping[str, Entry]:
         """See `Tier.get`. What is asked for at the same moment is one MGET."""
@@ -79,75 +110,111 @@ class RedisTier:
 
     async def set(self, entries: Mapping[str, Entry]) -> None:
         """See `Tier.set`. What is written at the same moment is one pipeline."""
-        await asyncio.gather(*[self._writes.do(item) for item in entries.items()])
+        writes = [_Write(entry, Lease(slot, "", ""), True) for slot, entry in entries.items()]
+        await asyncio.gather(*[self._writes.do(write) for write in writes])
 
     async def delete(self, slots: Sequence[str]) -> builtins.set[str]:
         """See `Tier.delete`."""
-        keys = {slot: self._keys(slot) for slot in slots}
-        async with self._connection.pipeline() as pipeline:
-            for slot in slots:
-                for key in keys[slot]:
-                    pipeline.unlink(key)
-                if self._max_entries is not None:
-                    pipeline.zrem(self._index(slot.partition(":")[0]), *keys[slot])
-            replies = iter(await pipeline.execute())
-        removed = set()
-        for slot in slots:
-            if sum([next(replies) for _ in keys[slot]]):
-                removed.add(slot)
-            if self._max_entries is not None:
-                next(replies)
-        return removed
+        removed = await asyncio.gather(*[self._drops.do(slot) for slot in slots])
+        return {slot for slot, there in zip(slots, removed, strict=True) if there}
 
     async def clear(self, namespace: str) -> int:
         """See `Tier.clear`. Scans in batches; other namespaces are not touched."""
-        count = await self._unlink_matching(f"{self._base(namespace)}e:")
-        await self._unlink_matching(f"{self._base(namespace)}t:")
-        await self._connection.client.unlink(self._index(namespace))
+        # Said first, so that nothing that is on its way is stored behind the scan's back; and
+        # last, so that nobody keeps what was read before the scan came to it.
+        await self._say(namespace, b"c", b"", b"")
+        entries, leases, tags = self._names.patterns(namespace)
+        count = await self._unlink_matching(entries)
+        await self._unlink_matching(leases)
+        await self._unlink_matching(tags)
+        await self._link.unlink([self._names.index(namespace)])
+        await self._say(namespace, b"c", b"", b"")
         return count
 
     async def invalidate(self, namespace: str, tags: Iterable[str]) -> int:
-        """See `Tier.invalidate`."""
+        """See `Tier.invalidate`. Works in batches; says so to all when nothing is left."""
         count = 0
         for tag in tags:
-            members = self._tag_key(namespace, tag)
-            while keys := await self._connection.client.zpopmin(members, BATCH):
-                count += await self._unlink([key for key, _ in keys])
+            name, sealed = self._names.tag_names(namespace, tag)[0], self._names.sealed(tag)
+            older = self._names.tag_sets(namespace, tag)[1:]
+            for members in older:
+                count += await self._empty(namespace, members, [name, sealed, self._writer, 0])
+            newest = self._names.tag_sets(namespace, tag)[0]
+            count += await self._empty(namespace, newest, [name, sealed, self._writer, 1])
         return count
 
     async def aclose(self) -> None:
         """See `Tier.aclose`. Closes the connections of a URL; a client handed in stays open."""
-        await self._reads.finish()
-        await self._writes.finish()
-        await self._connection.aclose()
+        for batcher in (self._reads, self._claims, self._writes, self._drops):
+            await batcher.finish()
+        await self._link.aclose()
 
-    # Names
+    # Acting as one with other processes
 
-    def _base(self, namespace: str) -> str:
-        return f"{self._prefix}:{namespace}:"
+    async def claim(self, slot: str, *, past: bytes = b"", take: bool = False) -> Claim:
+        """See `SharedTier.claim`. What is asked for at the same moment is one script."""
+        rotating = bool(self._names.places(slot).older)  # on a cluster these are elsewhere
+        if rotating and not (past or take) and (entry := (await self.get([slot])).get(slot)):
+            return Claim(entry, b"old")
+        return await self._claims.do(_Claiming(slot, past, take))
 
-    def _index(self, namespace: str) -> str:
-        return f"{self._base(namespace)}i"
+    async def fill(self, entries: Sequence[tuple[Entry, Lease]]) -> Sequence[bool]:
+        """See `SharedTier.fill`."""
+        return await asyncio.gather(*[self._writes.do(_Write(*filled)) for filled in entries])
 
-    def _keys(self, slot: str) -> list[str]:
-        """Where a slot may be kept, the place for writing first."""
-        namespace, _, key = slot.partition(":")
-        base = f"{self._base(namespace)}e:"
-        if self._cipher is None:
-            return [base + key]
-        return [base + hidden for hidden in self._cipher.hide(slot)]
+    async def _give_up(self, claims: list[Claim]) -> None:
+        """Leases that came when nobody waited for them any more."""
+        if leases := [claim.lease for claim in claims if claim.lease is not None]:
+            with suppress(Exception):  # they run out by themselves
+                await self.release(leases)
 
-    def _tag_key(self, namespace: str, tag: str) -> str:
-        hidden = tag if self._cipher is None else self._cipher.hide(f"{namespace}:{tag}")[0]
-        return f"{self._base(namespace)}t:{hidden}"
+    async def release(self, leases: Sequence[Lease]) -> None:
+        """See `SharedTier.release`."""
+        calls: list[Call] = []
+        said: list[tuple[str, bytes, bytes]] = []
+        for lease in leases:
+            namespace, places = lease.slot.partition(":")[0], self._names.places(lease.slot)
+            name, sealed = places.names[0], self._names.sealed(lease.slot)
+            log = [] if self._link.clustered else [self._names.log(namespace)]
+            args = [lease.token, name, sealed, self._writer]
+            calls.append(Call(RELEASE, [places.lease, *log], args))
+            said.append((namespace, name, sealed))
+        for waited, (namespace, *news) in zip(await self._link.run_all(calls), said, strict=True):
+            if waited and self._link.clustered:
+                await self._say(namespace, b"r", *news)
+
+    async def renew(self, leases: Sequence[Lease]) -> None:
+        """See `SharedTier.renew`."""
+        life = self._lease_life()
+        await self._link.run_all(
+            [
+                Call(RENEW, [self._names.places(lease.slot).lease], [lease.token, life])
+                for lease in leases
+            ]
+        )
+
+    async def listen(
+        self, namespace: str, since: str, told: Callable[[News], Awaitable[None]]
+    ) -> None:
+        """See `SharedTier.listen`."""
+        await self._link.ready()
+        log = self._names.log(namespace)
+        connection = self._link.connection(log)
+        # Of two caches that share this tier, what one does is news to the other.
+        alone = self._attached.count(namespace) == 1
+        writer = self._writer if alone else ""
+        await listen(connection, log, self._names, writer, since, self.timeout, told)
+
+    def _lease_life(self) -> int:
+        return max(1, int(self.lease * LEASE_SHARE * 1_000))
 
     # Reading
 
     async def _read(self, wanted: list[tuple[str, ...]]) -> list[dict[str, Entry]]:
-        places = {slot: self._keys(slot) for slots in wanted for slot in slots}
+        places = {slot: self._names.places(slot).entries for slots in wanted for slot in slots}
         offset = await self._clock_offset()
         keys = [key for slot in places for key in places[slot]]
-        records = dict(zip(keys, await self._connection.mget(keys), strict=True))
+        records = dict(zip(keys, await self._link.mget(keys), strict=True)) if keys else {}
         found: dict[str, Entry] = {}
         for slot, slot_keys in places.items():
             for key in slot_keys:
@@ -161,7 +228,7 @@ class RedisTier:
         """The entry of a record; one that is not to be trusted is a miss and an event."""
         try:
             if self._cipher is not None:
-                record = self._cipher.open(slot, record)
+                record = self._cipher.open(slot.encode("utf-8", "surrogatepass"), record)
             entry = decode(record, offset=offset)
         except BadRecord as error:
             if self._context is not None:
@@ -169,77 +236,177 @@ class RedisTier:
             return None
         return entry if entry.expires_at > self._now() else None
 
+    async def _claim_all(self, claims: list[_Claiming]) -> list[Claim]:
+        offset = await self._clock_offset()
+        if self._link.clustered:
+            return list(await asyncio.gather(*[self._claim_one(c, offset) for c in claims]))
+        answers: list[Claim] = []
+        for namespace in dict.fromkeys(claim.slot.partition(":")[0] for claim in claims):
+            own = [claim for claim in claims if claim.slot.startswith(namespace + ":")]
+            answers += await self._claim_together([self._names.log(namespace)], own, offset)
+        by_slot = {id(claim): answer for claim, answer in zip(claims, answers, strict=True)}
+        return [by_slot[id(claim)] for claim in claims]
+
+    async def _claim_one(self, claim: _Claiming, offset: float) -> Claim:
+        """On a cluster. The position is read first: no later news may be missed."""
+        log = self._names.log(claim.slot.partition(":")[0])
+        last = await self._link.command("XREVRANGE", log, "+", "-", "COUNT", 1)
+        [answer] = await self._claim_together([], [claim], offset)
+        if answer.lease is None:
+            return answer
+        since = _position(last[0][0]) if last else "0-0"
+        return answer._replace(lease=answer.lease._replace(since=since))
+
+    async def _claim_together(
+        self, log: list[bytes], claims: list[_Claiming], offset: float
+    ) -> list[Claim]:
+        keys = list(log)
+        args: list[Any] = [self._lease_life(), len(log)]
+        tokens = []
+        for claim in claims:
+            places = self._names.places(claim.slot)
+            keys += [places.entry, places.lease]
+            tokens.append(secrets.token_hex(8))
+            args += [tokens[-1], claim.past, int(claim.take)]
+        replies = await self._link.run(Call(CLAIM, keys, args))
+        return [
+            self._claimed(claim.slot, token, reply, offset)
+            for claim, token, reply in zip(claims, tokens, replies, strict=True)
+        ]
+
+    def _claimed(self, slot: str, token: str, reply: list[Any], offset: float) -> Claim:
+        record, *more = reply
+        if record is not None:
+            return Claim(self._open(slot, record, offset), record[:MARK])
+        if more[0] == 0:
+            return Claim(lease=Lease(slot, token, _position(more[1])))
+        return Claim(wait=max(0.0, more[0] / 1_000))
+
     # Writing
 
-    async def _write(self, items: list[tuple[str, Entry]]) -> list[bool]:
+    async def _write(self, writes: list[_Write]) -> list[bool]:
         offset = await self._clock_offset()
-        entries = {slot: entry for slot, entry in items if entry.expires_at > self._now()}
-        victims: list[bytes] = []
-        if self._max_entries is not None:
-            for namespace in {slot.partition(":")[0] for slot in entries}:
-                victims += await self._register(namespace, entries, offset)
-        async with self._connection.pipeline() as pipeline:
-            for victim in victims:
-                pipeline.unlink(victim)
-            for slot, entry in entries.items():
-                if self._max_entries is None or self._connection.clustered:
-                    self._put(pipeline, slot, entry, offset)
-                self._put_tags(pipeline, slot, entry, offset)
-            if len(pipeline):
-                await pipeline.execute()
-        return [True] * len(items)
+        live = [write for write in writes if self._writable(write)]
+        calls = [self._fill_call(write, offset) for write in live]
+        replies = await self._link.run_all(calls)
+        if self._link.clustered:
+            replies = await asyncio.gather(
+                *[self._book(w, c, r) for w, c, r in zip(live, calls, replies, strict=True)]
+            )
+        stored = {id(write): bool(reply) for write, reply in zip(live, replies, strict=True)}
+        return [stored.get(id(write), False) for write in writes]
 
-    def _record(self, slot: str, entry: Entry, offset: float) -> tuple[str, bytes, int]:
-        """Where an entry goes, in what form, and for how many milliseconds (0: for ever)."""
+    def _writable(self, write: _Write) -> bool:
+        """Neither over already, nor larger than what is read again."""
+        entry = write.entry
+        small = len(entry.payload) + len(entry.head or b"") <= MAX_CONTENT
+        if not small and self._context is not None:
+            error = ValueError(f"more than {MAX_CONTENT} bytes are not kept in Redis")
+            self._context.notify("error", write.lease.slot, None, error)
+        return small and entry.expires_at > self._now()
+
+    def _fill_call(self, write: _Write, offset: float) -> Call:
+        entry, (slot, token, since), unconditional = write
+        namespace, places = slot.partition(":")[0], self._names.places(slot)
         record = encode(entry, offset=offset, compress_over=self._compress_over)
         if self._cipher is not None:
-            record = self._cipher.seal(slot, record)
-        life = 0
-        if entry.ttl is not None:
-            life = max(1, int((entry.expires_at - self._now()) * 1_000))
-        return self._keys(slot)[0], record, life
+            record = self._cipher.seal(slot.encode("utf-8", "surrogatepass"), record)
+        keys = [places.entry, places.lease]
+        if not self._link.clustered:
+            keys += self._book_keys(namespace, entry)
+        mode = "set" if unconditional else "fill"
+        news = [places.names[0], self._names.sealed(slot), self._writer]
+        args = [mode, token, since, record, self._life(entry), *news, self._max_entries]
+        return Call(FILL, keys, [*args, *self._log_names(namespace, places, entry)])
 
-    def _put(self, pipeline: Any, slot: str, entry: Entry, offset: float) -> None:
-        key, record, life = self._record(slot, entry, offset)
-        pipeline.set(key, record, px=life or None)
+    def _book_keys(self, namespace: str, entry: Entry) -> list[bytes]:
+        sets = [self._names.tag_sets(namespace, tag)[0] for tag in entry.tags]
+        return [self._names.log(namespace), self._names.index(namespace), *sets]
 
-    def _put_tags(self, pipeline: Any, slot: str, entry: Entry, offset: float) -> None:
-        namespace = slot.partition(":")[0]
-        for tag in entry.tags:
-            members = self._tag_key(namespace, tag)
-            self._put_tag(pipeline, members, self._keys(slot)[0], entry, offset)
+    def _log_names(self, namespace: str, places: Places, entry: Entry) -> list[bytes]:
+        tags = [name for tag in entry.tags for name in self._names.tag_names(namespace, tag)]
+        return [*places.names, *[b"t" + name for name in tags]]
 
-    def _put_tag(self, pipeline: Any, members: str, key: str, entry: Entry, offset: float) -> None:
-        """A tag's members expire with their entries, and the tag with the last of them."""
-        now = self._now() + offset
-        pipeline.zremrangebyscore(members, "-inf", now)
+    def _life(self, entry: Entry) -> int:
+        """Milliseconds that the server keeps an entry; 0: for ever."""
         if entry.ttl is None:
-            pipeline.zadd(members, {key: "inf"})
-            pipeline.persist(members)
-        else:
-            pipeline.zadd(members, {key: entry.expires_at + offset})
-            pipeline.eval(_KEEP_LONGER, 1, members, int((entry.expires_at - self._now()) * 1_000))
+            return 0
+        return max(1, math.ceil((entry.expires_at - self._now()) * 1_000))
 
-    async def _register(
-        self, namespace: str, entries: Mapping[str, Entry], offset: float
-    ) -> list[bytes]:
-        """Enter keys into the index of ages; gives those that must go.
+    async def _book(self, write: _Write, call: Call, reply: int) -> bool:
+        """On a cluster: the log, the index and the tags are elsewhere than the entry."""
+        if not reply:
+            return False
+        entry, (slot, _, since), unconditional = write
+        namespace, places = slot.partition(":")[0], self._names.places(slot)
+        kind = "" if reply == 1 else "d" if unconditional else "s"
+        args = [places.entry, self._life(entry), self._max_entries, kind, *call.args[5:8]]
+        names = self._log_names(namespace, places, entry)
+        since = "" if unconditional else since
+        victims = await self._link.run(
+            Call(BOOK, self._book_keys(namespace, entry), [*args, since, *names])
+        )
+        if victims is None:
+            await self._link.unlink([places.entry])
+            return False
+        await self._link.unlink(victims)
+        return True
 
-        One server does all of it at once: stores the entries and removes the oldest. On a cluster
-        they are in other places than the index, so the caller does that.
-        """
-        own = [slot for slot in entries if slot.partition(":")[0] == namespace]
-        client, index = self._connection.client, self._index(namespace)
-        if self._connection.clustered:
-            keys = [self._keys(slot)[0] for slot in own]
-            victims: list[bytes] = await client.eval(_REGISTER, 1, index, self._max_entries, *keys)
-            return victims
-        records = [self._record(slot, entries[slot], offset) for slot in own]
-        flat = [part for record in records for part in record]
-        await client.eval(_STORE_BOUNDED, 1, index, self._max_entries, *flat)
-        return []
+    async def _drop(self, slots: list[str]) -> list[bool]:
+        places = {slot: self._names.places(slot) for slot in slots}
+        if self._link.clustered:
+            return list(await asyncio.gather(*[self._drop_one(*item) for item in places.items()]))
+        counts: dict[str, int] = {}
+        for namespace in dict.fromkeys(slot.partition(":")[0] for slot in slots):
+            own = {slot: at for slot, at in places.items() if slot.startswith(namespace + ":")}
+            keys = [self._names.log(namespace), self._names.index(namespace)]
+            args: list[Any] = [1 + len(next(iter(own.values())).older), self._writer]
+            for slot, at in own.items():
+                keys += [at.lease, *at.entries]
+                args += [at.names[0], self._names.sealed(slot)]
+            counts.update(zip(own, await self._link.run(Call(DROP, keys, args)), strict=True))
+        return [counts[slot] > 0 for slot in slots]
 
-    # Helpers
+    async def _drop_one(self, slot: str, places: Places) -> bool:
+        namespace = slot.partition(":")[0]
+        await self._link.unlink([places.lease])
+        count = await self._link.unlink(places.entries)
+        await self._link.command("ZREM", self._names.index(namespace), *places.entries)
+        await self._say(namespace, b"d", places.names[0], self._names.sealed(slot))
+        return count > 0
+
+    async def _empty(self, namespace: str, members: bytes, news: list[Any]) -> int:
+        """Remove what a tag's set names; gives how many entries were there."""
+        if self._link.clustered:
+            return await self._empty_slowly(namespace, members, news)
+        keys = [self._names.log(namespace), self._names.index(namespace), members]
+        total, seen = 0, BATCH
+        while seen >= BATCH:
+            count, seen = await self._link.run(Call(INVALIDATE, keys, [BATCH, *news]))
+            total += count
+        return total
+
+    async def _empty_slowly(self, namespace: str, members: bytes, news: list[Any]) -> int:
+        total = 0
+        while keys := await self._link.command("ZRANGE", members, 0, BATCH - 1):
+            total += await self._link.unlink(keys)
+            await self._link.command("ZREM", members, *keys)
+            await self._link.command("ZREM", self._names.index(namespace), *keys)
+        if news[3]:
+            await self._say(namespace, b"t", *news[:2])
+        return total
+
+    async def _say(self, namespace: str, kind: bytes, name: bytes, sealed: bytes) -> None:
+        log = self._names.log(namespace)
+        await self._link.run(Call(SAY, [log], [self._writer, kind, name, sealed]))
+
+    async def _unlink_matching(self, pattern: bytes) -> int:
+        count = 0
+        async for keys in self._link.scan(pattern, BATCH):
+            count += await self._link.unlink(keys)
+        return count
+
+    # Clocks
 
     def _now(self) -> float:
         return self._context.clock() if self._context is not None else 0.0
@@ -248,154 +415,18 @@ class RedisTier:
         """The server's clock minus ours. Machines compare ages by the server's clock alone."""
         now = asyncio.get_running_loop().time()
         if now >= self._offset_until:
-            whole, micros = await self._connection.server_time()
+            whole, micros = await self._link.server_time()
             self._offset = whole + micros / 1e6 - self._now()
             self._offset_until = now + CLOCK_SECONDS
         return self._offset
 
-    async def _unlink_matching(self, start: str) -> int:
-        count, batch = 0, []
-        pattern = re.sub(r"([*?\[\]\\^-])", r"\\\1", start) + "*"
-        async for key in self._connection.client.scan_iter(match=pattern, count=BATCH):
-            batch.append(key)
-            if len(batch) >= BATCH:
-                count += await self._unlink(batch)
-                batch = []
-        return count + await self._unlink(batch)
 
-    async def _unlink(self, keys: Sequence[bytes]) -> int:
-        if not keys:
-            return 0
-        async with self._connection.pipeline() as pipeline:
-            for key in keys:
-                pipeline.unlink(key)
-            return sum(await pipeline.execute())
+def _more_than_zero(name: str, value: object) -> float:
+    duration = seconds(name, value)
+    if duration == 0:
+        raise ConfigurationError(f"{name}=0: expected more than 0 seconds")
+    return duration
 
 
-_REGISTER = """
-local time = redis.call('TIME')
-local score = time[1] * 1000000 + time[2]
-for i = 2, #ARGV do
-  redis.call('ZADD', KEYS[1], score, ARGV[i])
-end
-local over = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[1])
-local victims = {}
-if over > 0 then
-  local popped = redis.call('ZPOPMIN', KEYS[1], over)
-  for i = 1, #popped, 2 do victims[#victims + 1] = popped[i] end
-end
-return victims
-"""
-
-_STORE_BOUNDED = """
-local time = redis.call('TIME')
-local score = time[1] * 1000000 + time[2]
-for i = 2, #ARGV, 3 do
-  if ARGV[i + 2] == '0' then
-    redis.call('SET', ARGV[i], ARGV[i + 1])
-  else
-    redis.call('SET', ARGV[i], ARGV[i + 1], 'PX', ARGV[i + 2])
-  end
-  redis.call('ZADD', KEYS[1], score, ARGV[i])
-end
-local over = redis.call('ZCARD', KEYS[1]) - tonumber(ARGV[1])
-if over > 0 then
-  local popped = redis.call('ZPOPMIN', KEYS[1], over)
-  for i = 1, #popped, 2 do redis.call('UNLINK', popped[i]) end
-end
-"""
-
-_KEEP_LONGER = """
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then
-  redis.call('PEXPIRE', KEYS[1], ARGV[1])
-end
-"""
-
-
-class _Connection:
-    """A client: the one handed in, or one for each event loop, made from a URL."""
-
-    def __init__(self, url_or_client: Any, timeout: float) -> None:
-        self._url = url_or_client if isinstance(url_or_client, str) else None
-        self._timeout = timeout
-        self._client: Any = None
-        self._loop: asyncio.AbstractEventLoop | None = None
-        if self._url is None:
-            self._client = _checked(url_or_client)
-        elif not re.match(r"(redis|rediss|unix)://", self._url):
-            raise ConfigurationError(
-                f"{self._url.partition('://')[0]!r}: expected a redis://, rediss:// or unix:// URL"
-            )
-
-    @property
-    def client(self) -> Any:
-        """The client for the running loop."""
-        if self._url is None:
-            return self._client
-        loop = asyncio.get_running_loop()
-        if self._loop is not loop:
-            self._client, self._loop = self._make(self._url), loop
-        return self._client
-
-    def _make(self, url: str) -> Any:
-        from redis.asyncio import Redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
-        from redis.exceptions import ConnectionError as RedisConnectionError
-
-        # One immediate retry: after a restart each pooled connection fails once. RESP 2: with
-        # RESP 3 the retry would not be enough.
-        retry = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
-        return Redis.from_url(
-            url,
-            socket_timeout=self._timeout,
-            socket_connect_timeout=self._timeout,
-            retry=retry,
-            protocol=2,
-        )
-
-    @property
-    def clustered(self) -> bool:
-        """Are keys in several places?"""
-        return hasattr(self.client, "mget_nonatomic")
-
-    def pipeline(self) -> Any:
-        """Commands that go in one write."""
-        return self.client.pipeline(transaction=False)
-
-    async def mget(self, keys: list[str]) -> list[bytes | None]:
-        """Values by key; on a cluster one command for each hash slot."""
-        fetch = self.client.mget_nonatomic if self.clustered else self.client.mget
-        values: list[bytes | None] = await fetch(keys)
-        return values
-
-    async def server_time(self) -> tuple[int, int]:
-        """Seconds and microseconds on the server's clock."""
-        reply: Any = await self.client.time()
-        if isinstance(reply, dict):  # a cluster answers for each node
-            reply = next(iter(reply.values()))
-        return int(reply[0]), int(reply[1])
-
-    async def aclose(self) -> None:
-        if self._url is not None and self._client is not None:
-            client, self._client = self._client, None
-            if self._loop is asyncio.get_running_loop():
-                await client.aclose()
-            self._loop = None
-
-
-def _checked(client: Any) -> Any:
-    from redis.asyncio import Redis, RedisCluster
-
-    if not isinstance(client, (Redis, RedisCluster)):
-        raise ConfigurationError(
-            f"{type(client).__module__}.{type(client).__qualname__}: expected a URL, or a "
-            "redis.asyncio Redis or RedisCluster"
-        )
-    maker: Any = client if isinstance(client, RedisCluster) else client.connection_pool
-    encoder = maker.encoder if isinstance(client, RedisCluster) else maker.get_encoder()
-    if encoder.decode_responses:
-        raise ConfigurationError(
-            "a client with decode_responses=True cannot carry bytes: make it without"
-        )
-    return client
+def _position(value: bytes | str) -> str:
+    return value.decode() if isinstance(value, bytes) else value

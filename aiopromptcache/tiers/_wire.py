@@ -26,8 +26,11 @@ from .._entry import Entry, Kind, Usage
 MAGIC = b"ap"
 VERSION = 1
 COMPRESSED = 1
-MAX_CONTENT = 256 * 2**20
+MAX_CONTENT = 64 * 2**20
 """Bytes of content that a record may unpack to."""
+MAX_RATIO = 64
+"""How much larger than its record content past `SMALL_CONTENT` may be: no bomb fits in."""
+SMALL_CONTENT = 2**20
 
 _PREFIX = struct.Struct(">2sBBII")
 _CRC_FROM = 8
@@ -44,7 +47,7 @@ def encode(entry: Entry, *, offset: float, compress_over: int | None) -> bytes:
     flags = 0
     if compress_over is not None and len(content) > compress_over:
         packed = zlib.compress(content, 1)
-        if len(packed) < len(content):
+        if len(packed) < len(content) <= _allowed(len(packed)):
             flags, content = COMPRESSED, packed
     body = struct.pack(">I", len(header)) + header + content
     return MAGIC + bytes((VERSION, flags)) + struct.pack(">I", zlib.crc32(body)) + body
@@ -79,13 +82,18 @@ def decode(record: bytes, *, offset: float) -> Entry:
 
 def _unpack(content: bytes, size: int) -> bytes:
     """Never more than the record said, and never more than is allowed."""
-    if not 0 <= size <= MAX_CONTENT:
+    if not 0 <= size <= _allowed(len(content)):
         raise BadRecord("too large")
     machine = zlib.decompressobj()
     unpacked = machine.decompress(content, size + 1)
     if not machine.eof:
         raise BadRecord("of another length than it says")
     return unpacked
+
+
+def _allowed(packed: int) -> int:
+    """Bytes that so many packed ones may stand for."""
+    return min(MAX_CONTENT, SMALL_CONTENT + MAX_RATIO * packed)
 
 
 def _header(entry: Entry, offset: float, size: int) -> dict[str, Any]:

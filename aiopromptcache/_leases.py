@@ -1,0 +1,251 @@
+"""Processes that share a tier act as one: who loads what, who waits, and who hears of it.
+
+A process that misses claims the slot's lease. Who gets it asks the upstream, and renews the lease
+meanwhile; the others wait for the news that the answer is there, or that the lease is free again. A
+task listens to the news, so that the local tier never keeps for long what another process dropped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NamedTuple
+
+from ._entry import Entry
+from .tiers._base import Lease, News, SharedTier
+from .tiers._guard import Guard
+
+logger = logging.getLogger("aiopromptcache")
+
+RENEWALS = 3
+"""How often a lease is renewed before it would run out."""
+RECONNECT_SECONDS = 0.2
+"""Pause between attempts to listen; the first follows at once."""
+GRACE_SECONDS = 0.01
+"""How long after the end of another's lease it is claimed."""
+SPARE_SECONDS = 1.0
+"""How long a lease may wait for the call that it was claimed for."""
+
+
+class Obtained(NamedTuple):
+    """What a claim came to: an entry, or a lease, or neither where the tier is out."""
+
+    entry: Entry | None = None
+    lease: Lease | None = None
+    waited: bool = False
+    """Did another process's flight bring it?"""
+    overtaken: bool = False
+    """Was the slot changed meanwhile, here or elsewhere? Then the entry may be an older one."""
+    spent: float = 0.0
+    """Seconds that the tier took, waiting for others aside."""
+
+
+class _Attention:
+    """One flight's ear for what happens to its slot."""
+
+    def __init__(self) -> None:
+        self.woken = asyncio.Event()
+        self.overtaken = False
+
+    def reset(self) -> None:
+        self.woken.clear()
+        self.overtaken = False
+
+
+class Coordinator:
+    """Leases and news of one namespace on one shared tier."""
+
+    def __init__(
+        self, guard: Guard, namespace: str, heed: Callable[[News], Awaitable[None]]
+    ) -> None:
+        assert isinstance(guard.tier, SharedTier)
+        self.guard = guard
+        self._tier: SharedTier = guard.tier
+        self._namespace = namespace
+        self._heed = heed
+        self._waiting: dict[str, set[_Attention]] = {}
+        self._held: set[Lease] = set()
+        self._spare: dict[str, Lease] = {}
+        self._timers: set[asyncio.TimerHandle] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._renewal: asyncio.TimerHandle | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._tried = asyncio.Event()
+        self._pause = 0.0
+
+    # Leases
+
+    async def obtain(
+        self, slot: str, usable: Callable[[Entry], bool], *, take: bool = False, spent: float = 0.0
+    ) -> Obtained:
+        """An entry that is usable, or the lease to make one, waiting for others if need be."""
+        if (spare := self._spare.pop(slot, None)) is not None:
+            return Obtained(lease=spare)
+        await self.listening()
+        loop = asyncio.get_running_loop()
+        past, waited = b"", False
+        with self._attention(slot) as attention:
+            while True:
+                attention.reset()
+                started = loop.time()
+                claim = await self.guard.claim(slot, past=past, take=take, spent=spent)
+                spent += loop.time() - started
+                if claim is None:
+                    return Obtained(spent=spent)
+                if claim.lease is not None:
+                    self._hold(claim.lease)
+                    return Obtained(lease=claim.lease, spent=spent)
+                if claim.entry is not None and usable(claim.entry):
+                    return Obtained(claim.entry, None, waited, attention.overtaken, spent)
+                if claim.mark:
+                    past = claim.mark
+                    continue
+                waited, spent = True, 0.0  # whoever waits anyway loses nothing by asking again
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(claim.wait + GRACE_SECONDS):
+                        await attention.woken.wait()
+
+    async def glance(self, slot: str) -> Entry | None:
+        """The entry, without waiting for anybody. A lease that comes instead is for `obtain`."""
+        await self.listening()
+        claim = await self.guard.claim(slot)
+        if claim is None:
+            return (await self.guard.get([slot])).get(slot)
+        if claim.lease is not None:
+            self._hold(claim.lease)
+            self._spare[slot] = claim.lease
+            self._later(SPARE_SECONDS, lambda lease: self._drop_spare(lease), claim.lease)
+        return claim.entry
+
+    def _drop_spare(self, lease: Lease) -> None:
+        """The call that it was claimed for never came."""
+        if self._spare.get(lease.slot) == lease:
+            del self._spare[lease.slot]
+            self.give_back(lease)
+
+    @contextmanager
+    def _attention(self, slot: str) -> Iterator[_Attention]:
+        attention = _Attention()
+        self._waiting.setdefault(slot, set()).add(attention)
+        try:
+            yield attention
+        finally:
+            others = self._waiting[slot]
+            others.discard(attention)
+            if not others:
+                del self._waiting[slot]
+
+    def _hold(self, lease: Lease) -> None:
+        self._held.add(lease)
+        loop = asyncio.get_running_loop()
+        if self._renewal is None or self._renewal.when() < loop.time() - self._tier.lease:
+            self._renewal = loop.call_later(self._tier.lease / RENEWALS, self._renew)
+
+    def _renew(self) -> None:
+        self._renewal = None
+        if self._held:
+            held = list(self._held)
+            self._spawn(self.guard.keep_leases(held))
+            self._renewal = asyncio.get_running_loop().call_later(
+                self._tier.lease / RENEWALS, self._renew
+            )
+
+    async def fill(self, entry: Entry, lease: Lease | None, slot: str, spent: float) -> bool | None:
+        """Store what was loaded: False where something overtook it, None while the tier is out."""
+        try:
+            return await self.guard.fill(entry, lease or self.guard.right(slot), spent=spent)
+        finally:
+            if lease is not None:
+                self._held.discard(lease)
+
+    def give_back(self, lease: Lease | None) -> None:
+        """Nothing will come of this lease: whoever waits may have it. Does not wait itself."""
+        if lease is not None and lease in self._held:
+            self._held.discard(lease)
+            self._spawn(self.guard.give_back([lease]))
+
+    # News
+
+    async def listening(self) -> None:
+        """Listen to the news from now on; waits for the first attempt alone."""
+        task = self._listener
+        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
+            self._tried = asyncio.Event()
+            self._listener = asyncio.create_task(self._listen(), name="aiopromptcache news")
+        if not self._tried.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.guard.timeout):
+                    await self._tried.wait()
+
+    async def _listen(self) -> None:
+        self._pause = 0.0
+        while True:
+            try:
+                await self._tier.listen(self._namespace, self.guard.position, self._told)
+            except Exception as error:
+                logger.debug("not listening to %s: %r", self.guard.name, error)
+            self._tried.set()
+            self._wake(None)  # they may wait for news that will not come
+            await asyncio.sleep(self._pause)
+            self._pause = RECONNECT_SECONDS
+
+    async def _told(self, news: News) -> None:
+        if not news.own or news.kind == "listening":
+            await self._heed(news)
+        self.guard.position = news.position
+        if news.kind == "listening":
+            self._pause = 0.0
+            self._tried.set()
+        self._wake(news.name if news.kind in ("stored", "dropped", "released") else None)
+
+    def overtake(self, slot: str | None) -> None:
+        """What is being claimed for a slot (None: for any) may not be its value any more."""
+        for attention in self._attentions(slot):
+            attention.overtaken = True
+
+    def _wake(self, slot: str | None) -> None:
+        for attention in self._attentions(slot):
+            attention.woken.set()
+
+    def _attentions(self, slot: str | None) -> list[_Attention]:
+        if slot is not None:
+            return list(self._waiting.get(slot, ()))
+        return [attention for those in self._waiting.values() for attention in those]
+
+    # Tasks and timers
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        async def run() -> None:
+            await work
+
+        task = asyncio.create_task(run(), name="aiopromptcache lease")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _later(self, seconds: float, act: Callable[[Lease], None], lease: Lease) -> None:
+        def due() -> None:
+            self._timers.discard(handle)
+            act(lease)
+
+        handle = asyncio.get_running_loop().call_later(seconds, due)
+        self._timers.add(handle)
+
+    async def aclose(self) -> None:
+        """Give back what is held, and stop listening."""
+        loop = asyncio.get_running_loop()
+        for timer in (*self._timers, *([self._renewal] if self._renewal else [])):
+            timer.cancel()
+        self._timers.clear()
+        self._renewal = None
+        self._spare.clear()
+        for lease in list(self._held):
+            self.give_back(lease)
+        mine = [task for task in self._tasks if task.get_loop() is loop]
+        if self._listener is not None and self._listener.get_loop() is loop:
+            self._listener.cancel()
+            mine.append(self._listener)
+        self._listener = None
+        if mine:
+            await asyncio.wait(mine)

@@ -1,0 +1,102 @@
+"""What a tier has missed while it was out: the newest value of each slot, and removals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import islice
+from typing import NamedTuple
+
+from .._entry import Entry
+from ._base import Lease
+
+MAX_ENTRIES = 1_000
+MAX_BYTES = 64 * 2**20
+
+
+class Missed(NamedTuple):
+    """A write that is to be made good; an entry of None is a removal.
+
+    The lease's position says what the entry may be newer than.
+    """
+
+    entry: Entry | None
+    lease: Lease
+
+
+class Backlog:
+    """Bounded, newest per slot. Until it is written it also stands over what the tier says."""
+
+    def __init__(self) -> None:
+        self.slots: dict[str, Missed] = {}
+        self.cleared: object | None = None
+        """Stands for a clear that the tier has not been told of."""
+        self.tags: set[str] = set()
+        self._bytes = 0
+
+    def __bool__(self) -> bool:
+        return bool(self.slots) or self.cleared is not None or bool(self.tags)
+
+    def put(self, missed: Missed) -> None:
+        """Remember a write."""
+        slot = missed.lease.slot
+        self.drop([slot])
+        self.slots[slot] = missed
+        self._bytes += _size(missed)
+        while len(self.slots) > MAX_ENTRIES or self._bytes > MAX_BYTES:
+            self._shed()
+
+    def _shed(self) -> None:
+        """Give up the oldest entry; a removal given up becomes a clear, as it must not be lost."""
+        slot, missed = next(iter(self.slots.items()))
+        if missed.entry is None:
+            self.cleared = object()
+        self.drop([slot])
+
+    def drop(self, slots: Iterable[str]) -> None:
+        """Forget about slots."""
+        for slot in slots:
+            missed = self.slots.pop(slot, None)
+            self._bytes -= _size(missed) if missed is not None else 0
+
+    def clear(self, *, owed: bool) -> None:
+        """Everything is void; `owed` where the tier has not been told."""
+        self.slots.clear()
+        self.tags.clear()
+        self._bytes = 0
+        self.cleared = object() if owed else None
+
+    def invalidate(self, tags: Iterable[str], *, owed: bool) -> None:
+        """What carries one of the tags is void; `owed` where the tier has not been told."""
+        gone = set(tags)
+        if owed:
+            self.tags |= gone
+        self.drop(
+            [
+                slot
+                for slot, m in self.slots.items()
+                if m.entry and not gone.isdisjoint(m.entry.tags)
+            ]
+        )
+
+    def batch(self, count: int) -> list[Missed]:
+        """The oldest of what waits."""
+        return list(islice(self.slots.values(), count))
+
+    # Over what the tier says
+
+    def knows(self, slot: str) -> bool:
+        """Is what the tier says about this slot void?"""
+        return self.cleared is not None or slot in self.slots
+
+    def entry(self, slot: str) -> Entry | None:
+        """What the tier should say about a slot."""
+        missed = self.slots.get(slot)
+        return missed.entry if missed is not None else None
+
+    def voids(self, entry: Entry) -> bool:
+        """Is this entry of the tier void?"""
+        return not self.tags.isdisjoint(entry.tags)
+
+
+def _size(missed: Missed) -> int:
+    return missed.entry.size if missed.entry is not None else 0

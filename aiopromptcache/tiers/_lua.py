@@ -1,0 +1,299 @@
+"""The scripts that the Redis tier runs on the server, each of them one atomic step.
+
+Where it matters what runs when: a namespace has a log, a stream of who changed what. A process
+reads it to keep its memory true, and a fill is refused if the log says that something overtook it.
+
+On one server a script touches everything at once. On a cluster the keys of one entry are in one
+hash slot and the bookkeeping of its namespace (log, index, tags) in another, so the scripts come in
+halves: `FILL` without bookkeeping keys, then `BOOK`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+
+LOG_LENGTH = 10_000
+"""News that a log remembers, roughly."""
+LOG_LIFE = 86_400_000
+"""Milliseconds that a log outlives its latest news."""
+_CHECKED = 1_000
+"""News that a fill is checked against at most; behind more than that it is refused."""
+
+
+class Script:
+    """A script and the digest that the server knows it by."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+_COMMON = f"""
+local function holder(lease)
+  local held = redis.call('GETRANGE', lease, 0, -1)  -- "" where there is none
+  return held, string.sub(held, -1) == 'w'
+end
+
+local function owns(held, token)
+  return token ~= '' and string.sub(held, 1, #token) == token
+end
+
+local function say(log, kind, name, sealed, writer)
+  redis.call('XADD', log, 'NOMKSTREAM', 'MAXLEN', '~', {LOG_LENGTH}, '*',
+             'k', kind, 'n', name, 's', sealed, 'w', writer)
+end
+"""
+
+# An id is "milliseconds-number"; a log that was never trimmed shows all that was ever said.
+_OVERTAKEN = f"""
+local function later(one, other)
+  local a, b = string.match(one, '(%d+)-(%d+)')
+  local c, d = string.match(other, '(%d+)-(%d+)')
+  if a ~= c then return tonumber(a) > tonumber(c) end
+  return tonumber(b) > tonumber(d)
+end
+
+local function trimmed(log)
+  local about = redis.call('XINFO', 'STREAM', log)
+  local known = {{}}
+  for i = 1, #about, 2 do known[about[i]] = about[i + 1] end
+  return known['entries-added'] ~= known['length']
+end
+
+local function overtaken(log, since, names)
+  local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  if not first then return false end
+  if later(first[1], since) and trimmed(log) then return true end
+  local news = redis.call('XRANGE', log, '(' .. since, '+', 'COUNT', {_CHECKED})
+  if #news == {_CHECKED} then return true end
+  for _, item in ipairs(news) do
+    local kind, name = item[2][2], item[2][4]
+    if kind == 'c' then return true end
+    if (kind == 'd' or kind == 's' or kind == 't') and names[kind == 't' and 't' .. name or name]
+    then return true end
+  end
+  return false
+end
+"""
+
+# A tag's set holds the keys of its entries by the time that they expire, and expires with the last.
+_KEEP_BOOKS = """
+local function clock()
+  local time = redis.call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000), time[1] * 1000000 + time[2]
+end
+
+local function label(set, key, now, life, alone)
+  redis.call('ZREMRANGEBYSCORE', set, '-inf', string.format('%.0f', now))
+  redis.call('ZADD', set, life == 0 and '+inf' or string.format('%.0f', now + life), key)
+  if alone then
+    for _, other in ipairs(redis.call('ZRANDMEMBER', set, 4)) do
+      if redis.call('EXISTS', other) == 0 then redis.call('ZREM', set, other) end
+    end
+  end
+  local last = redis.call('ZRANGE', set, -1, -1, 'WITHSCORES')[2]
+  if last == 'inf' then redis.call('PERSIST', set) else redis.call('PEXPIREAT', set, last) end
+end
+
+local function enter(index, key, micros, life, most)
+  redis.call('ZADD', index, string.format('%.0f', micros), key)
+  local left = redis.call('PTTL', index)
+  if life == 0 then redis.call('PERSIST', index)
+  elseif redis.call('ZCARD', index) == 1 or (left >= 0 and left < life) then
+    redis.call('PEXPIRE', index, life)
+  end
+  local victims = {}
+  local over = redis.call('ZCARD', index) - most
+  if over > 0 then
+    local popped = redis.call('ZPOPMIN', index, over)
+    for i = 1, #popped, 2 do victims[#victims + 1] = popped[i] end
+  end
+  return victims
+end
+"""
+
+# KEYS: [log,] then entry and lease of each. ARGV: milliseconds, 1 if there is a log, then for each
+# token, the mark to go past, 1 to take the lease. Gives for each {record}, {nil, milliseconds that
+# another's lease lasts}, or {nil, 0, position in the log}. A waiter leaves a "w" on the lease.
+CLAIM = Script("""
+local logged = tonumber(ARGV[2])
+local position = '0-0'
+local known = false
+local answers = {}
+for i = 0, (#ARGV - 2) / 3 - 1 do
+  local entry, lease = KEYS[logged + 2 * i + 1], KEYS[logged + 2 * i + 2]
+  local token, past, take = ARGV[3 * i + 3], ARGV[3 * i + 4], ARGV[3 * i + 5] == '1'
+  local record = not take and redis.call('GET', entry)
+  if record and (past == '' or string.sub(record, 1, #past) ~= past) then
+    answers[i + 1] = {record}
+  else
+    local held = false
+    if take then redis.call('SET', lease, token, 'PX', ARGV[1])
+    else held = redis.call('SET', lease, token, 'NX', 'GET', 'PX', ARGV[1]) end
+    if held then
+      if string.sub(held, -1) ~= 'w' then redis.call('APPEND', lease, 'w') end
+      answers[i + 1] = {false, redis.call('PTTL', lease)}
+    else
+      if logged == 1 and not known then
+        local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+        position = last and last[1] or position
+        known = true
+      end
+      answers[i + 1] = {false, 0, position}
+    end
+  end
+end
+return answers
+""")
+
+# KEYS: entry, lease [, log, index, sets of tags]. ARGV: "set" or "fill", token, since, record,
+# milliseconds to live (0: for ever), name for the log, sealed name, writer, most entries (0: any),
+# then the names that the log may know this by (tags with a "t" before them). Gives 1 where stored,
+# 0 where overtaken, 2 where stored and the log must say so (on a cluster, where it is elsewhere).
+FILL = Script(
+    _COMMON
+    + _OVERTAKEN
+    + _KEEP_BOOKS
+    + """
+local entry, lease, log, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local set, token, since = ARGV[1] == 'set', ARGV[2], ARGV[3]
+local record, life = ARGV[4], tonumber(ARGV[5])
+local name, sealed, writer, most = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
+local held, waited = holder(lease)
+if not set then
+  local mine = owns(held, token)
+  if token ~= '' and not mine then
+    return redis.call('GET', entry) == record and 1 or 0  -- 1: the reply of the first try was lost
+  end
+  if log and since ~= '' then
+    local names = {}
+    for i = 10, #ARGV do names[ARGV[i]] = true end
+    if overtaken(log, since, names) then
+      if mine then redis.call('DEL', lease) end
+      if mine and waited then say(log, 'r', name, sealed, writer) end
+      return 0
+    end
+  end
+end
+local replaced = redis.call('EXISTS', entry) == 1
+redis.call('SET', entry, record)
+if life > 0 then redis.call('PEXPIRE', entry, life) end
+redis.call('DEL', lease)
+local told = set or waited or replaced
+if not log then return told and 2 or 1 end
+if told then say(log, set and 'd' or 's', name, sealed, writer) end
+local now, micros = clock()
+for i = 5, #KEYS do label(KEYS[i], entry, now, life, true) end
+if most > 0 then
+  local victims = enter(index, entry, micros, life, most)
+  for _, victim in ipairs(victims) do redis.call('UNLINK', victim) end
+end
+return 1
+"""
+)
+
+# The other half of FILL on a cluster. KEYS: log, index, sets of tags. ARGV: entry, milliseconds to
+# live, most entries, kind of news ("" for none), name, sealed name, writer, since ("" to store
+# without a look at the log), then names as in FILL. Gives nil where overtaken, else what must go.
+BOOK = Script(
+    _COMMON
+    + _OVERTAKEN
+    + _KEEP_BOOKS
+    + """
+local entry, life, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
+local kind, since = ARGV[4], ARGV[8]
+if since ~= '' then
+  local names = {}
+  for i = 9, #ARGV do names[ARGV[i]] = true end
+  if overtaken(KEYS[1], since, names) then return false end
+end
+if kind ~= '' then say(KEYS[1], kind, ARGV[5], ARGV[6], ARGV[7]) end
+local now, micros = clock()
+for i = 3, #KEYS do label(KEYS[i], entry, now, life, false) end
+if most > 0 then return enter(KEYS[2], entry, micros, life, most) end
+return {}
+"""
+)
+
+# KEYS: lease [, log]. ARGV: token, name, sealed name, writer. Gives 1 where the lease was given
+# back and others wait for it.
+RELEASE = Script(
+    _COMMON
+    + """
+local held, waited = holder(KEYS[1])
+if not owns(held, ARGV[1]) then return 0 end
+redis.call('DEL', KEYS[1])
+if waited and KEYS[2] then say(KEYS[2], 'r', ARGV[2], ARGV[3], ARGV[4]) end
+return waited and 1 or 0
+"""
+)
+
+# KEYS: lease. ARGV: token, milliseconds.
+RENEW = Script(
+    _COMMON
+    + """
+if owns((holder(KEYS[1])), ARGV[1]) then return redis.call('PEXPIRE', KEYS[1], ARGV[2]) end
+return 0
+"""
+)
+
+# KEYS: log, index, then of each slot its lease and the places of its entry. ARGV: places of each,
+# writer, then of each name and sealed name. Gives for each how many entries were there.
+DROP = Script(
+    _COMMON
+    + """
+local places = tonumber(ARGV[1])
+local counts = {}
+for i = 0, (#ARGV - 2) / 2 - 1 do
+  local at = 3 + i * (places + 1)
+  redis.call('DEL', KEYS[at])
+  local count = 0
+  for j = at + 1, at + places do
+    count = count + redis.call('UNLINK', KEYS[j])
+    redis.call('ZREM', KEYS[2], KEYS[j])
+  end
+  counts[i + 1] = count
+  say(KEYS[1], 'd', ARGV[2 * i + 3], ARGV[2 * i + 4], ARGV[2])
+end
+return counts
+"""
+)
+
+# KEYS: log. ARGV: writer, then of each news kind, name, sealed name.
+SAY = Script(
+    _COMMON
+    + """
+for i = 2, #ARGV, 3 do say(KEYS[1], ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[1]) end
+return 1
+"""
+)
+
+# KEYS: log, index, set of a tag. ARGV: how many at most, name, sealed name, writer, 1 to say so.
+# Gives how many entries were removed, and how many were looked at.
+INVALIDATE = Script(
+    _COMMON
+    + """
+local members = redis.call('ZRANGE', KEYS[3], 0, ARGV[1] - 1)
+local count = 0
+for _, member in ipairs(members) do
+  count = count + redis.call('UNLINK', member)
+  redis.call('ZREM', KEYS[2], member)
+end
+if #members > 0 then redis.call('ZREMRANGEBYRANK', KEYS[3], 0, #members - 1) end
+if #members < tonumber(ARGV[1]) and ARGV[5] == '1' then
+  say(KEYS[1], 't', ARGV[2], ARGV[3], ARGV[4])
+end
+return {count, #members}
+"""
+)
+
+# KEYS: log. ARGV: writer, position that the listener knows ("" for none). Gives the position to
+# listen from, and 1 where news after the known position may be lost.
+HELLO = Script(f"""
+local lost = 0
+if ARGV[2] == '' or not redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1] then lost = 1 end
+local mine = redis.call('XADD', KEYS[1], 'MAXLEN', '~', {LOG_LENGTH}, '*',
+                        'k', 'h', 'n', '', 's', '', 'w', ARGV[1])
+redis.call('PEXPIRE', KEYS[1], {LOG_LIFE})
+return {{lost == 1 and mine or ARGV[2], lost}}
+""")

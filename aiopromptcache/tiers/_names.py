@@ -1,0 +1,104 @@
+"""Where things are kept on the server, and what they are called there.
+
+    prefix:namespace:e:{key}     an entry
+    prefix:namespace:l:{key}     the lease on it
+    prefix:{namespace}:t:tag     the entries that carry a tag
+    prefix:{namespace}:i         all entries by age, where their number is bounded
+    prefix:{namespace}:log       who changed what
+
+Braces hold what a cluster picks the hash slot by. With encryption, keys and tags are replaced by
+what a secret makes of them, and names in the log are sealed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ._crypt import Cipher
+
+
+class Places(NamedTuple):
+    """Where one slot may be: an entry's place for writing first, then its places under old keys."""
+
+    entry: bytes
+    lease: bytes
+    older: tuple[bytes, ...]
+    names: tuple[bytes, ...]
+    """What the log calls the slot, the newest first."""
+
+    @property
+    def entries(self) -> tuple[bytes, ...]:
+        """All places of the entry."""
+        return (self.entry, *self.older)
+
+
+class Names:
+    """Makes names from slots and tags."""
+
+    def __init__(self, prefix: str, cipher: Cipher | None) -> None:
+        self._prefix = prefix.encode("utf-8", "surrogatepass")
+        self._cipher = cipher
+
+    def places(self, slot: str) -> Places:
+        """Everything about one slot."""
+        namespace, _, key = slot.partition(":")
+        base = self._prefix + b":" + namespace.encode() + b":"
+        if self._cipher is None:
+            names: tuple[bytes, ...] = (b"{" + _unbraced(key) + b"}",)
+        else:
+            names = tuple(b"{" + name + b"}" for name in self._cipher.hide(_bytes(slot)))
+        entry, *older = [base + b"e:" + name for name in names]
+        return Places(entry, base + b"l:" + names[0], tuple(older), names)
+
+    def tag_sets(self, namespace: str, tag: str) -> list[bytes]:
+        """The sets of a tag, the one for writing first."""
+        return [self._books(namespace) + b"t:" + name for name in self.tag_names(namespace, tag)]
+
+    def tag_names(self, namespace: str, tag: str) -> list[bytes]:
+        """What the log calls a tag, the newest first."""
+        if self._cipher is None:
+            return [_bytes(tag)]
+        return self._cipher.hide(_bytes(f"{namespace} {tag}"))  # no slot has a space before its ":"
+
+    def index(self, namespace: str) -> bytes:
+        """All entries by age."""
+        return self._books(namespace) + b"i"
+
+    def log(self, namespace: str) -> bytes:
+        """The stream of news."""
+        return self._books(namespace) + b"log"
+
+    def patterns(self, namespace: str) -> tuple[bytes, bytes, bytes]:
+        """What matches all entries, all leases and all tags of a namespace, and nothing else."""
+        base = _literal(self._prefix + b":" + namespace.encode() + b":")
+        return base + b"e:{*", base + b"l:{*", _literal(self._books(namespace)) + b"t:*"
+
+    def _books(self, namespace: str) -> bytes:
+        return self._prefix + b":{" + namespace.encode() + b"}:"
+
+    # What the log says, readable for those who have the secret
+
+    def sealed(self, name: str) -> bytes:
+        """A slot or tag for the log."""
+        text = _bytes(name)
+        return text if self._cipher is None else self._cipher.seal(b"log", text)
+
+    def unsealed(self, name: bytes) -> str:
+        """The slot or tag. Raises `BadRecord` where it was sealed with another secret."""
+        text = name if self._cipher is None else self._cipher.open(b"log", name)
+        return text.decode("utf-8", "surrogatepass")
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _unbraced(key: str) -> bytes:
+    """A cluster would take the first "}" for the end."""
+    return _bytes(key.replace("%", "%25").replace("}", "%7D"))
+
+
+def _literal(pattern: bytes) -> bytes:
+    for special in b"\\*?[]^-":
+        pattern = pattern.replace(bytes([special]), b"\\" + bytes([special]))
+    return pattern

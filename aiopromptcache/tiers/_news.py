@@ -1,0 +1,88 @@
+"""Listening to a namespace's log on the server: who changed what."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+from ._base import News
+from ._lua import HELLO, LOG_LIFE
+from ._names import Names
+from ._wire import BadRecord
+
+BEAT_SECONDS = 2.0
+"""How long the server may be silent before it is asked whether the log is still there."""
+BATCH = 1_000
+
+_KINDS: dict[bytes, Any] = {
+    b"s": "stored",
+    b"d": "dropped",
+    b"r": "released",
+    b"t": "tag",
+    b"c": "clear",
+}
+
+
+async def listen(
+    connection: Any,
+    log: bytes,
+    names: Names,
+    writer: str,
+    since: str,
+    timeout: float,
+    told: Callable[[News], Awaitable[None]],
+) -> None:
+    """Read the log until the connection is lost, or stays silent for too long."""
+    try:
+        position, lost = await _hello(connection, log, writer, since, timeout)
+        await told(News("listening", position, lost=lost))
+        while True:
+            wait = int(BEAT_SECONDS * 1_000)
+            command = ("XREAD", "COUNT", BATCH, "BLOCK", wait, "STREAMS", log, position)
+            await connection.send_command(*command)
+            reply = await connection.read_response(timeout=BEAT_SECONDS + timeout)
+            if not reply:
+                await _beat(connection, log, timeout)
+                continue
+            for item, fields in _items(reply):
+                position = item.decode()
+                if (news := _news(position, fields, names, writer)) is not None:
+                    await told(news)
+    finally:
+        await connection.disconnect(nowait=True)
+
+
+async def _hello(
+    connection: Any, log: bytes, writer: str, since: str, timeout: float
+) -> tuple[str, bool]:
+    """Begin to listen: the position to listen from, and whether earlier news may be lost."""
+    async with asyncio.timeout(2 * timeout):
+        await connection.connect()
+        await connection.send_command("EVAL", HELLO.text, 1, log, writer, since)
+        position, lost = await connection.read_response(timeout=timeout)
+    return position.decode(), bool(lost)
+
+
+async def _beat(connection: Any, log: bytes, timeout: float) -> None:
+    """Keep a log alive that nobody writes to. Raises `ConnectionError` where it is gone."""
+    await connection.send_command("PEXPIRE", log, LOG_LIFE)
+    if not await connection.read_response(timeout=timeout):
+        raise ConnectionError("the log is gone: the server was emptied, or had no room for it")
+
+
+def _items(reply: Any) -> Iterator[tuple[bytes, list[bytes]]]:
+    """Entries of one stream, in either version of the protocol."""
+    [entries] = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply]
+    yield from entries
+
+
+def _news(position: str, fields: list[bytes], names: Names, writer: str) -> News | None:
+    _, kind, _, _, _, sealed, _, who = fields
+    if kind not in _KINDS:
+        return None
+    own = who.decode() == writer
+    try:
+        return News(_KINDS[kind], position, names.unsealed(sealed), own)
+    except BadRecord:  # said with a secret that we do not have: it may be about anything
+        return News("clear", position, own=own) if sealed else News(_KINDS[kind], position, own=own)
