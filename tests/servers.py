@@ -168,7 +168,9 @@ class Server:
         """Make it whole and empty, whatever a failed test has left."""
         if self._process is not None:
             self.resume()
-        self.restart()
+        self.kill()
+        (self.directory / "dump.rdb").unlink(missing_ok=True)
+        self.start()
 
     def stop(self) -> None:
         """End the process and remove its directory."""
@@ -225,7 +227,7 @@ class Cluster:
 
     def serving(self) -> None:
         """Wait until every slot is served again, with or without a replica."""
-        wait_for("the cluster's return", lambda: all(self._serves(n) for n in self.alive()))
+        wait_for("the cluster's return", lambda: all(self.serves(n) for n in self.alive()))
 
     def alive(self) -> list[Server]:
         """The nodes that run."""
@@ -261,12 +263,12 @@ class Cluster:
         lines = node.command("CLUSTER", "INFO").decode().splitlines()
         return dict(line.split(":", 1) for line in lines if ":" in line)
 
-    def _serves(self, node: Server) -> bool:
+    def serves(self, node: Server) -> bool:
         info = self._info(node)
         return info["cluster_state"] == "ok" and int(info["cluster_slots_ok"]) == 16_384
 
     def _whole(self, node: Server) -> bool:
-        if not self._serves(node):
+        if not self.serves(node):
             return False
         shards = node.command("CLUSTER", "SLOTS")
         if len(shards) < 3 or any(len(shard) < 4 for shard in shards):
