@@ -1,4 +1,4 @@
-"""For tests of what uses the cache: time that stands still, a tier that fails, a local OpenAI.
+"""For tests of what uses the cache: time that stands still, faults on demand, a local OpenAI.
 
 `OpenAIServer` needs the extra `testing`: `pip install "aiopromptcache[testing]"`.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from ._clock import VirtualClock
+from ._proxy import TCPProxy
 from ._request import RecordedRequest
 from ._tiers import FaultyTier
 
 if TYPE_CHECKING:
     from ._server import OpenAIServer
 
-__all__ = ["FaultyTier", "OpenAIServer", "RecordedRequest", "VirtualClock"]
+__all__ = ["FaultyTier", "OpenAIServer", "RecordedRequest", "TCPProxy", "VirtualClock"]
 
 
 def __getattr__(name: str) -> Any:

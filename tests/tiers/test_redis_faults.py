@@ -1,0 +1,470 @@
+"""The Redis tier while Redis is broken: nobody notices, except by an event, a line and the bill.
+
+Each fault is one of a real server, or of the way to it. What must hold is in `outages`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import statistics
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+import redis.asyncio
+from outages import (
+    BACK_WITHIN,
+    MARGIN,
+    PROBES,
+    TIMEOUT,
+    Callers,
+    Place,
+    answers_with,
+    black_hole,
+    cut_early,
+    cut_late,
+    dropped,
+    eventually,
+    killed,
+    loading,
+    locked,
+    named,
+    out_of_memory,
+    read_only,
+    refused,
+    slow,
+    stopped,
+    survive,
+)
+from redis.asyncio.sentinel import Sentinel
+from servers import Cluster, Sentinels, Server, wait_for
+
+from aiopromptcache import MemoryTier, PromptCache, RedisTier, cache_status
+from aiopromptcache.testing import OpenAIServer, TCPProxy
+
+pytestmark = pytest.mark.anyio
+
+PLAIN = pytest.param(("asyncio", {}), id="asyncio")
+UVLOOP = pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop")
+both_loops = pytest.mark.parametrize("anyio_backend", [PLAIN, UVLOOP], indirect=True)
+only_valkey = pytest.mark.parametrize("standalone", ["valkey"], indirect=True)
+HOST = "127.0.0.1"
+REPLIES = [
+    b"-MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.\r\n",
+    b"-ERR max number of clients reached\r\n",
+    b"HTTP/1.1 400 Bad Request\r\n\r\n",
+]
+
+
+@pytest.fixture
+def anyio_backend(request: pytest.FixtureRequest) -> Any:
+    """Plain asyncio, and others where a test says so: these tests take real time."""
+    return getattr(request, "param", ("asyncio", {}))
+
+
+@pytest.fixture
+async def place(server: Server, anyio_backend: Any) -> AsyncIterator[Place]:
+    """A server of its own for each test, and a way to it."""
+    async with TCPProxy("127.0.0.1", server.port) as proxy:
+        yield Place(server, proxy)
+
+
+def tier_of(place: Place) -> RedisTier:
+    """A tier that has to go the way that can be broken."""
+    return RedisTier(place.url, timeout=TIMEOUT)
+
+
+# One outage
+
+
+@only_valkey
+@both_loops
+@pytest.mark.parametrize("fault", named([refused, black_hole]))
+async def test_a_broken_way(place: Place, fault: Any, caplog: Any) -> None:
+    await survive(Callers(tier_of(place), caplog), RedisTier(place.server.url), fault(place))
+
+
+@only_valkey
+@pytest.mark.parametrize("fault", named([dropped, slow, cut_early, cut_late]))
+async def test_a_way_broken_otherwise(place: Place, fault: Any, caplog: Any) -> None:
+    await survive(Callers(tier_of(place), caplog), RedisTier(place.server.url), fault(place))
+
+
+@only_valkey
+@pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: reply.split()[0].decode())
+async def test_a_server_that_has_but_one_reply(place: Place, reply: bytes, caplog: Any) -> None:
+    fault = answers_with(reply)(place)
+    await survive(Callers(tier_of(place), caplog), RedisTier(place.server.url), fault)
+
+
+@pytest.mark.parametrize("fault", named([stopped, loading]))
+async def test_a_broken_server(place: Place, fault: Any, caplog: Any) -> None:
+    await survive(Callers(tier_of(place), caplog), RedisTier(place.server.url), fault(place))
+
+
+@pytest.mark.parametrize("fault", named([killed, locked]))
+async def test_a_server_that_lost_everything(place: Place, fault: Any, caplog: Any) -> None:
+    callers, direct = Callers(tier_of(place), caplog), RedisTier(place.server.url)
+    await survive(callers, direct, fault(place), keeps=False)
+
+
+@pytest.mark.parametrize("fault", named([out_of_memory, read_only]))
+async def test_a_server_that_refuses_writes(place: Place, fault: Any, caplog: Any) -> None:
+    callers, direct = Callers(tier_of(place), caplog), RedisTier(place.server.url)
+    await survive(callers, direct, fault(place), opens=False)
+
+
+@only_valkey
+@pytest.mark.parametrize("fault", named([refused, dropped, black_hole, stopped]))
+async def test_a_client_handed_in_with_its_own_retries(
+    place: Place, fault: Any, caplog: Any
+) -> None:
+    """By itself one GET of this client takes 3 to 59 seconds to fail."""
+    async with redis.asyncio.Redis(port=place.proxy.port) as client:
+        callers = Callers(RedisTier(client, timeout=TIMEOUT), caplog)
+        await survive(callers, RedisTier(place.server.url), fault(place))
+
+
+@only_valkey
+async def test_a_client_handed_in_whose_server_restarts(place: Place, caplog: Any) -> None:
+    async with redis.asyncio.Redis(port=place.proxy.port) as client:
+        callers = Callers(RedisTier(client, timeout=TIMEOUT), caplog)
+        await survive(callers, RedisTier(place.server.url), killed(place), keeps=False)
+
+
+# Through the wrapper
+
+
+@only_valkey
+@pytest.mark.parametrize("fault", named([black_hole, killed, out_of_memory]))
+async def test_a_wrapped_client_does_not_notice(place: Place, fault: Any, caplog: Any) -> None:
+    async with OpenAIServer() as openai:
+        callers = Callers(tier_of(place), caplog)
+        client = callers.cache.wrap(openai.client())
+
+        async def ask(text: str) -> Any:
+            return await client.chat.completions.create(
+                model="m", messages=[{"role": "user", "content": text}]
+            )
+
+        first = await ask("before")
+        with fault(place):
+            for number in range(10):
+                answer = await ask(f"meanwhile {number}")
+                assert f"meanwhile {number}" in answer.choices[0].message.content
+            assert (await ask("before")).choices == first.choices
+            answers = await asyncio.gather(*[ask("together") for _ in range(100)])
+            assert len({answer.choices[0].message.content for answer in answers}) == 1
+        paid = openai.calls
+        assert paid in {12, 13}  # "before" again only where nothing can be read
+
+        async def hit() -> bool:
+            status = cache_status(await ask("meanwhile 9"))
+            return bool(status and status.hit and status.tier == "redis")
+
+        await eventually("the tier's return", hit, BACK_WITHIN)
+        assert openai.calls <= paid + BACK_WITHIN / 0.01
+        assert len(callers.lines) == 2
+        await callers.cache.aclose()
+
+
+# What an outage costs
+
+
+@only_valkey
+async def test_reading_and_writing_share_one_timeout(place: Place, caplog: Any) -> None:
+    callers = Callers(RedisTier(place.url, timeout=0.5), caplog)
+    await callers.ask("warm")
+    place.proxy.delay(0.4)
+    took = [await callers.ask() for _ in range(3)]
+    place.proxy.pass_through()
+    assert max(took) < 0.5 + MARGIN / 2  # one after the other would be 0.8 seconds
+    assert len(callers.lines) <= 1
+    await callers.cache.aclose()
+
+
+@only_valkey
+async def test_two_hundred_calls_a_second_into_a_black_hole(place: Place, caplog: Any) -> None:
+    callers = Callers(tier_of(place), caplog)
+    await callers.ask("before")
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    with black_hole(place):
+        tasks = []
+        while loop.time() < started + 3:
+            tasks.append(loop.create_task(callers.ask()))
+            await asyncio.sleep(0.005)
+        took = await asyncio.gather(*tasks)
+    assert statistics.median(took) < 0.001
+    assert max(took) < TIMEOUT + MARGIN
+    # Whoever came before the breaker opened, or was a probe, paid; nobody else.
+    opening = 200 * TIMEOUT * 2 + 10
+    assert sum(seconds > TIMEOUT / 2 for seconds in took) <= opening + 3 * PROBES
+    assert len(callers.lines) == 1
+    await callers.cache.aclose()
+
+
+@only_valkey
+async def test_memory_answers_all_the_same(place: Place, caplog: Any) -> None:
+    async with PromptCache(MemoryTier(), tier_of(place)) as cache:
+        await cache.set("key", 1)
+        with black_hole(place):
+            loop = asyncio.get_running_loop()
+            started = loop.time()
+            assert [await cache.get("key") for _ in range(100)] == [1] * 100
+            assert loop.time() - started < TIMEOUT / 2
+
+
+@only_valkey
+@pytest.mark.parametrize("handed_in", [False, True], ids=["url", "client"])
+@pytest.mark.parametrize("fault", named([black_hole, dropped]))
+async def test_closing_does_not_wait_for_an_outage(
+    place: Place, fault: Any, handed_in: bool, caplog: Any
+) -> None:
+    client = redis.asyncio.Redis(port=place.proxy.port)
+    async with aclosing(client):
+        callers = Callers(RedisTier(client if handed_in else place.url, timeout=TIMEOUT), caplog)
+        await callers.ask("before")
+        with fault(place):
+            await callers.ask("meanwhile")
+            async with asyncio.timeout(1.0 + 2 * TIMEOUT + MARGIN):
+                await callers.cache.aclose()
+
+
+@pytest.mark.parametrize("handed_in", [False, True], ids=["url", "client"])
+async def test_a_restart_between_two_calls_is_not_noticed(
+    place: Place, handed_in: bool, caplog: Any
+) -> None:
+    """Not once for each pooled connection either."""
+    client = redis.asyncio.Redis(port=place.server.port)
+    async with aclosing(client):
+        tier = RedisTier(client if handed_in else place.server.url, timeout=1)
+        callers = Callers(tier, caplog)
+        for number in range(20):  # reads and writes at once, over several connections
+            await asyncio.gather(*[callers.ask(f"{number} {n}") for n in range(20)])
+        if handed_in:
+            await asyncio.gather(*[client.get("x") for _ in range(20)])
+        place.server.restart()
+        for _ in range(30):
+            await callers.ask()
+        assert callers.failures == 0
+        assert callers.lines == []
+        await callers.cache.aclose()
+
+
+# Crowds
+
+
+@only_valkey
+@pytest.mark.parametrize("pool", [None, 100, 5], ids=["url", "default-pool", "pool-of-5"])
+async def test_ten_thousand_at_once_see_no_pool_error(
+    server: Server, pool: int | None, caplog: Any
+) -> None:
+    options = {} if pool in {None, 100} else {"max_connections": pool}
+    client = redis.asyncio.Redis(port=server.port, **options)
+    async with aclosing(client):
+        tier = RedisTier(server.url if pool is None else client, timeout=30)
+        callers = Callers(tier, caplog)
+        await asyncio.gather(*[callers.ask(str(number)) for number in range(10_000)])
+        assert callers.failures == 0
+        assert callers.lines == []
+        assert len(callers.asked) == 10_000
+        assert entries(server) == 10_000
+        await callers.cache.aclose()
+
+
+@only_valkey
+async def test_ten_thousand_in_a_black_hole(place: Place, caplog: Any) -> None:
+    callers = Callers(tier_of(place), caplog)
+    await callers.ask("before")
+    with black_hole(place):
+        await asyncio.gather(*[callers.ask() for _ in range(10_000)])
+        assert len(callers.lines) == 1
+        assert callers.failures <= 100, "a fault is one event, and not one a call"
+    await eventually("the return", lambda: in_use(callers, "before"), BACK_WITHIN)
+    await callers.cache.aclose()
+
+
+@only_valkey
+async def test_much_that_waits_does_not_keep_the_tier_out(place: Place, caplog: Any) -> None:
+    """A thousand answers of 20 KB take longer to write than one operation may."""
+    callers = Callers(tier_of(place), caplog)
+    await callers.ask("before")
+    with black_hole(place):
+        while not await callers.open():
+            await callers.ask()
+        for number in range(1_000):
+            await callers.cache.set(f"large {number}", random.randbytes(20_000))
+    await eventually("the return", lambda: in_use(callers, "before"), BACK_WITHIN)
+
+    async def written() -> bool:
+        return entries(place.server) >= 1_000
+
+    await eventually("the writing", written, 3 * BACK_WITHIN)
+    await callers.cache.aclose()
+
+
+@only_valkey
+async def test_a_thousand_callers_of_a_cold_key_cost_one_read(server: Server, caplog: Any) -> None:
+    callers = Callers(RedisTier(server.url, timeout=5), caplog)
+    await callers.ask("warm")
+    before = reads(server)
+    await asyncio.gather(*[callers.ask("cold") for _ in range(1_000)])
+    assert reads(server) - before == 1
+    assert callers.asked == ["warm", "cold"]
+    await callers.cache.aclose()
+
+
+def reads(server: Server) -> int:
+    """How many reads of values the server has run."""
+    with server.client() as client:
+        stats = client.info("commandstats")
+    return sum(stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("get", "mget"))
+
+
+def entries(server: Server) -> int:
+    """How many answers are there."""
+    with server.client() as client:
+        return sum(1 for _ in client.scan_iter(match="*:e:*", count=1_000))
+
+
+async def in_use(callers: Callers, key: str) -> bool:
+    """Is this an answer that the tier gives?"""
+    return await callers.cache.get(key) is not None
+
+
+# Sentinel and cluster
+
+
+async def test_sentinel_failover(sentinels: Sentinels, caplog: Any) -> None:
+    manager = Sentinel(sentinels.addresses)
+    client = manager.master_for(sentinels.service)
+    old, new = sentinels.data
+    try:
+        callers = Callers(RedisTier(client, timeout=TIMEOUT), caplog)
+        await callers.ask("before")
+        replicated = asyncio.to_thread(old.command, "WAIT", 1, 5_000)
+        assert await replicated == 1
+        callers.asked.clear()
+        old.kill()
+        over = asyncio.ensure_future(asyncio.to_thread(until_promoted, sentinels, new))
+        took = await callers.ask_until(over.done)
+        assert max(took) < TIMEOUT + MARGIN
+        assert sum(seconds > TIMEOUT / 2 for seconds in took) <= 8, "the breaker did not open"
+        async with PromptCache(RedisTier(new.url)) as other:
+            await other.set("after", 1)
+            await eventually("the return", lambda: in_use(callers, "after"), BACK_WITHIN)
+
+            async def written() -> bool:
+                # A thousand wait at most.
+                return all([await other.get(q) for q in callers.asked[-1_000:]])
+
+            await eventually("the writing", written, BACK_WITHIN)
+            assert await other.get("before") is not None
+        assert len(callers.lines) == 2
+        await callers.cache.aclose()
+    finally:
+        await client.aclose()
+        for sentinel in manager.sentinels:
+            await sentinel.aclose()
+
+
+def until_promoted(sentinels: Sentinels, server: Server) -> None:
+    wait_for("failover", lambda: sentinels.promoted(server))
+
+
+@pytest.fixture
+async def clustered(cluster: Cluster, anyio_backend: Any) -> AsyncIterator[Any]:
+    """A client of the cluster, with redis-py's defaults."""
+    async with redis.asyncio.RedisCluster(host=HOST, port=cluster.alive()[0].port) as client:
+        await client.flushall()
+        yield client
+
+
+@pytest.fixture
+async def other(clustered: Any, cluster: Cluster) -> AsyncIterator[PromptCache]:
+    """What another process sees."""
+    async with redis.asyncio.RedisCluster(host=HOST, port=cluster.alive()[-1].port) as client:
+        async with PromptCache(RedisTier(client, timeout=5)) as cache:
+            yield cache
+
+
+async def test_a_cluster_shares_answers(clustered: Any, other: PromptCache, caplog: Any) -> None:
+    callers = Callers(RedisTier(clustered, timeout=5), caplog)
+    await asyncio.gather(*[callers.ask() for _ in range(200)])
+    assert callers.failures == 0
+    found = await asyncio.gather(*[other.get(question) for question in callers.asked])
+    assert all(found)
+    assert await other.delete(*callers.asked[:50]) == 50
+    assert await callers.cache.clear() == 150
+    await callers.cache.aclose()
+
+
+async def test_a_cluster_loses_a_node(
+    cluster: Cluster, clustered: Any, other: PromptCache, caplog: Any
+) -> None:
+    callers = Callers(RedisTier(clustered, timeout=TIMEOUT), caplog)
+    questions = [f"before {number}" for number in range(50)]
+    for question in questions:
+        await callers.ask(question)
+    assert callers.failures == 0
+    callers.asked.clear()
+    lost = cluster.masters()[0]
+    lost.kill()
+    try:
+        over = asyncio.ensure_future(asyncio.to_thread(until_served, cluster))
+        took = await callers.ask_until(over.done)
+        assert max(took) < TIMEOUT + MARGIN
+        markers = [f"after {number}" for number in range(30)]
+        for marker in markers:
+            await eventually("a write", lambda m=marker: wrote(other, m), BACK_WITHIN)
+
+        async def used() -> bool:
+            return all([await callers.cache.get(marker) for marker in markers])
+
+        async def written() -> bool:
+            return all([await other.get(q) for q in callers.asked[-1_000:]])
+
+        await eventually("the return of all slots", used, BACK_WITHIN)
+        await eventually("the writing of what was paid for", written, BACK_WITHIN)
+        assert len(callers.lines) <= 4  # the other nodes did work
+        await callers.cache.aclose()
+    finally:
+        await asyncio.to_thread(lost.start)
+        await asyncio.to_thread(cluster.settle)
+
+
+def until_served(cluster: Cluster) -> None:
+    wait_for("the loss", lambda: not all(map(cluster.serves, cluster.alive())))
+    cluster.serving()
+
+
+async def wrote(cache: PromptCache, key: str) -> bool:
+    """Write one value; True once it is there."""
+    await cache.set(key, 1)
+    return await cache.get(key) == 1
+
+
+async def test_a_cluster_moves_slots(cluster: Cluster, clustered: Any, caplog: Any) -> None:
+    callers = Callers(RedisTier(clustered, timeout=TIMEOUT), caplog)
+    questions = [f"question {number}" for number in range(100)]
+    await asyncio.gather(*[callers.ask(question) for question in questions])
+    assert callers.failures == 0
+    source, target = cluster.masters()[:2]
+    moved = {source.command("CLUSTER", "KEYSLOT", key) for key in source.command("KEYS", "*:e:*")}
+    for slot in sorted(moved)[:3]:
+        for _ in cluster.move(slot, source, target):
+            for question in questions:
+                assert await callers.ask(question) < TIMEOUT + MARGIN
+            await asyncio.gather(*[callers.ask(question) for question in questions])
+
+    async def all_hits() -> bool:
+        before = callers.cache.stats.hits
+        found = await asyncio.gather(*[callers.cache.get(question) for question in questions])
+        return all(found) and callers.cache.stats.hits == before + len(questions)
+
+    await eventually("the return of all slots", all_hits, BACK_WITHIN)
+    assert len(callers.lines) <= 2
+    await callers.cache.aclose()
