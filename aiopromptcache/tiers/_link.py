@@ -31,6 +31,8 @@ class Link:
     """Commands and scripts on one server, or on the cluster behind a cluster client."""
 
     def __init__(self, url_or_client: Any, timeout: float) -> None:
+        import redis.asyncio  # noqa: F401  # takes its time: now, and not in somebody's first call
+
         self._url = url_or_client if isinstance(url_or_client, str) else None
         self._timeout = timeout
         self._client: Any = None
@@ -221,6 +223,7 @@ def _made(url: str, timeout: float) -> Any:
     retry = Retry(NoBackoff(), 1, supported_errors=(RedisConnectionError,))
     return Redis.from_url(
         url,
+        driver_info=None,  # two commands less for each connection
         socket_timeout=timeout,
         socket_connect_timeout=timeout,
         retry=retry,

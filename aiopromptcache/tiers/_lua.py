@@ -123,24 +123,24 @@ local answers = {}
 for i = 0, (#ARGV - 2) / 3 - 1 do
   local entry, lease = KEYS[logged + 2 * i + 1], KEYS[logged + 2 * i + 2]
   local token, past, take = ARGV[3 * i + 3], ARGV[3 * i + 4], ARGV[3 * i + 5] == '1'
-  local record = not take and redis.call('GET', entry)
+  local record, held = false, false
+  if not take then
+    local both = redis.call('MGET', entry, lease)
+    record, held = both[1], both[2]
+  end
   if record and (past == '' or string.sub(record, 1, #past) ~= past) then
     answers[i + 1] = {record}
+  elseif held then
+    if string.sub(held, -1) ~= 'w' then redis.call('APPEND', lease, 'w') end
+    answers[i + 1] = {false, redis.call('PTTL', lease)}
   else
-    local held = false
-    if take then redis.call('SET', lease, token, 'PX', ARGV[1])
-    else held = redis.call('SET', lease, token, 'NX', 'GET', 'PX', ARGV[1]) end
-    if held then
-      if string.sub(held, -1) ~= 'w' then redis.call('APPEND', lease, 'w') end
-      answers[i + 1] = {false, redis.call('PTTL', lease)}
-    else
-      if logged == 1 and not known then
-        local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-        position = last and last[1] or position
-        known = true
-      end
-      answers[i + 1] = {false, 0, position}
+    redis.call('SET', lease, token, 'PX', ARGV[1])
+    if logged == 1 and not known then
+      local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+      position = last and last[1] or position
+      known = true
     end
+    answers[i + 1] = {false, 0, position}
   end
 end
 return answers
@@ -288,12 +288,16 @@ return {count, #members}
 )
 
 # KEYS: log. ARGV: writer, position that the listener knows ("" for none). Gives the position to
-# listen from, and 1 where news after the known position may be lost.
+# listen from, 1 where news after the known position may be lost, and the server's clock.
 HELLO = Script(f"""
-local lost = 0
-if ARGV[2] == '' or not redis.call('XRANGE', KEYS[1], ARGV[2], ARGV[2])[1] then lost = 1 end
-local mine = redis.call('XADD', KEYS[1], 'MAXLEN', '~', {LOG_LENGTH}, '*',
-                        'k', 'h', 'n', '', 's', '', 'w', ARGV[1])
+local since, lost = ARGV[2], 0
+if since == '' or not redis.call('XRANGE', KEYS[1], since, since)[1] then
+  lost = 1
+  local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+  since = last and last[1] or redis.call('XADD', KEYS[1], '*',
+                                               'k', 'h', 'n', '', 's', '', 'w', ARGV[1])
+end
 redis.call('PEXPIRE', KEYS[1], {LOG_LIFE})
-return {{lost == 1 and mine or ARGV[2], lost}}
+local time = redis.call('TIME')
+return {{since, lost, time[1], time[2]}}
 """)

@@ -32,11 +32,20 @@ async def listen(
     since: str,
     timeout: float,
     told: Callable[[News], Awaitable[None]],
+    timed: Callable[[int, int], None],
 ) -> None:
-    """Read the log until the connection is lost, or stays silent for too long."""
+    """Read the log until the connection is lost, or stays silent for too long.
+
+    `timed` is told the server's clock, in seconds and microseconds, as soon as it is there.
+    """
     try:
-        position, lost = await _hello(connection, log, writer, since, timeout)
-        await told(News("listening", position, lost=lost))
+        async with asyncio.timeout(2 * timeout):
+            await connection.connect()
+            await connection.send_command("EVAL", HELLO.text, 1, log, writer, since)
+            start, lost, *time = await connection.read_response(timeout=timeout)
+        timed(int(time[0]), int(time[1]))
+        position = start.decode()
+        await told(News("listening", position, lost=bool(lost)))
         while True:
             wait = int(BEAT_SECONDS * 1_000)
             command = ("XREAD", "COUNT", BATCH, "BLOCK", wait, "STREAMS", log, position)
@@ -51,17 +60,6 @@ async def listen(
                     await told(news)
     finally:
         await connection.disconnect(nowait=True)
-
-
-async def _hello(
-    connection: Any, log: bytes, writer: str, since: str, timeout: float
-) -> tuple[str, bool]:
-    """Begin to listen: the position to listen from, and whether earlier news may be lost."""
-    async with asyncio.timeout(2 * timeout):
-        await connection.connect()
-        await connection.send_command("EVAL", HELLO.text, 1, log, writer, since)
-        position, lost = await connection.read_response(timeout=timeout)
-    return position.decode(), bool(lost)
 
 
 async def _beat(connection: Any, log: bytes, timeout: float) -> None:

@@ -203,7 +203,7 @@ class RedisTier:
         # Of two caches that share this tier, what one does is news to the other.
         alone = self._attached.count(namespace) == 1
         writer = self._writer if alone else ""
-        await listen(connection, log, self._names, writer, since, self.timeout, told)
+        await listen(connection, log, self._names, writer, since, self.timeout, told, self._timed)
 
     def _lease_life(self) -> int:
         return max(1, int(self.lease * LEASE_SHARE * 1_000))
@@ -415,10 +415,12 @@ class RedisTier:
         """The server's clock minus ours. Machines compare ages by the server's clock alone."""
         now = asyncio.get_running_loop().time()
         if now >= self._offset_until:
-            whole, micros = await self._link.server_time()
-            self._offset = whole + micros / 1e6 - self._now()
-            self._offset_until = now + CLOCK_SECONDS
+            self._timed(*await self._link.server_time())
         return self._offset
+
+    def _timed(self, whole: int, micros: int) -> None:
+        self._offset = whole + micros / 1e6 - self._now()
+        self._offset_until = asyncio.get_running_loop().time() + CLOCK_SECONDS
 
 
 def _more_than_zero(name: str, value: object) -> float:
