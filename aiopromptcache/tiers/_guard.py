@@ -252,8 +252,9 @@ class Guard:
             self._warned = False
 
     def _failed(self, error: Exception) -> None:
-        self._context.notify("error", None, None, error)
         logger.debug("cache tier %s failed", self.name, exc_info=error)
+        if not self._reads.open:  # what follows belongs to the same outage
+            self._context.notify("error", None, None, error)
         refused = isinstance(error, Refused)
         opened = self._writes.failed()
         opened = (not refused and self._reads.failed()) or (refused and opened)

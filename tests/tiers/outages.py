@@ -82,17 +82,9 @@ def slow(place: Place) -> Iterator[None]:
 
 
 @contextmanager
-def cut_early(place: Place) -> Iterator[None]:
-    """Each connection is reset in the first reply, which belongs to its set-up."""
+def cut(place: Place) -> Iterator[None]:
+    """Each connection is reset in the middle of its first reply."""
     place.proxy.reset(after=3)
-    yield
-    place.proxy.pass_through()
-
-
-@contextmanager
-def cut_late(place: Place) -> Iterator[None]:
-    """Each connection is reset in a reply after its set-up (two times "+OK")."""
-    place.proxy.reset(after=12)
     yield
     place.proxy.pass_through()
 
