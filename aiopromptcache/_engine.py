@@ -145,10 +145,30 @@ class Engine:
         if policy.only_if_cached and (answer := await self.fetch_stored(ask)):
             return answer
         lane = self._lane(policy)
+        if self._may_look(ask, lane) and (answer := await self._look_first(ask)) is not None:
+            return answer
         while lane is not None and self.flights.find(ask.slot, lane) is not None:
             if (answer := await self.follow(ask)) is not None:
                 return answer
         return await self._lead(ask, lane)
+
+    def _may_look(self, ask: Ask, lane: str | None) -> bool:
+        """May a remote tier know, and is nobody waiting already for what it does not know?"""
+        return (
+            lane is not None
+            and bool(self.storage.remote)
+            and not ask.looked
+            and self.flights.find(ask.slot, lane) is None
+        )
+
+    async def _look_first(self, ask: Ask) -> Answer | None:
+        """A remote tier's answer; a flight is only for what none of them has."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        landed = await self.look_remote(ask.slot, ask.policy, ask.accepts, claim=True)
+        ask.spent += loop.time() - started
+        ask.looked = True
+        return None if landed is None else self._answer(ask, landed, leader=True)
 
     def _lane(self, policy: Policy) -> str | None:
         """Which callers may share a flight. Who wants a new answer neither joins nor lends one."""

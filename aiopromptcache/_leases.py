@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from ._entry import Entry
-from .tiers._base import Lease, News, SharedTier
+from ._looks import Looks
+from .tiers._base import Claim, Lease, News, SharedTier
 from .tiers._guard import Guard
 
 logger = logging.getLogger("aiopromptcache")
@@ -60,11 +61,11 @@ class Coordinator:
     def __init__(
         self, guard: Guard, namespace: str, heed: Callable[[News], Awaitable[None]]
     ) -> None:
-        assert isinstance(guard.tier, SharedTier)
         self.guard = guard
-        self._tier: SharedTier = guard.tier
+        self._tier = cast(SharedTier, guard.tier)
         self._namespace = namespace
         self._heed = heed
+        self.claims: Looks[Claim] = Looks(self._claim_many)
         self._waiting: dict[str, set[_Attention]] = {}
         self._held: set[Lease] = set()
         self._spare: dict[str, Lease] = {}
@@ -81,8 +82,6 @@ class Coordinator:
         self, slot: str, usable: Callable[[Entry], bool], *, take: bool = False, spent: float = 0.0
     ) -> Obtained:
         """An entry that is usable, or the lease to make one, waiting for others if need be."""
-        if (spare := self._spare.pop(slot, None)) is not None:
-            return Obtained(lease=spare)
         await self.listening()
         loop = asyncio.get_running_loop()
         past, waited = b"", False
@@ -90,12 +89,11 @@ class Coordinator:
             while True:
                 attention.reset()
                 started = loop.time()
-                claim = await self.guard.claim(slot, past=past, take=take, spent=spent)
+                claim = await self._claim(slot, past, take, spent)
                 spent += loop.time() - started
                 if claim is None:
                     return Obtained(spent=spent)
                 if claim.lease is not None:
-                    self._hold(claim.lease)
                     return Obtained(lease=claim.lease, spent=spent)
                 if claim.entry is not None and usable(claim.entry):
                     return Obtained(claim.entry, None, waited, attention.overtaken, spent)
@@ -107,23 +105,38 @@ class Coordinator:
                     async with asyncio.timeout(claim.wait + GRACE_SECONDS):
                         await attention.woken.wait()
 
-    async def glance(self, slot: str) -> Entry | None:
-        """The entry, without waiting for anybody. A lease that comes instead is for `obtain`."""
-        await self.listening()
-        claim = await self.guard.claim(slot)
-        if claim is None:
-            return (await self.guard.get([slot])).get(slot)
-        if claim.lease is not None:
-            self._hold(claim.lease)
-            self._spare[slot] = claim.lease
-            self._later(SPARE_SECONDS, lambda lease: self._drop_spare(lease), claim.lease)
-        return claim.entry
+    async def _claim(self, slot: str, past: bytes, take: bool, spent: float) -> Claim | None:
+        if past or take:
+            claim = (await self.guard.claim([slot], past=past, take=take, spent=spent)).get(slot)
+            if claim is not None and claim.lease is not None:
+                self._hold(claim.lease)
+            return claim
+        if (spare := self._spare.pop(slot, None)) is not None:
+            return Claim(lease=spare)
+        claim, _ = await self.claims.look(slot)
+        if claim is not None and claim.lease is not None:  # one of those who asked may have it
+            spare = self._spare.pop(slot, None)
+            return Claim(lease=spare) if spare is not None else Claim(wait=0.0)
+        return claim
 
-    def _drop_spare(self, lease: Lease) -> None:
-        """The call that it was claimed for never came."""
-        if self._spare.get(lease.slot) == lease:
-            del self._spare[lease.slot]
-            self.give_back(lease)
+    async def _claim_many(self, slots: Sequence[str]) -> Mapping[str, Claim]:
+        """Claims of several callers at once. A lease waits for the one who comes for it."""
+        await self.listening()
+        claims = await self.guard.claim(slots)
+        for claim in claims.values():
+            if claim.lease is not None:
+                self._hold(claim.lease)
+                self._spare[claim.lease.slot] = claim.lease
+        if self._spare:
+            self._later(SPARE_SECONDS, self._drop_spare, list(self._spare.values()))
+        return claims
+
+    def _drop_spare(self, leases: Sequence[Lease]) -> None:
+        """The calls that they were claimed for never came."""
+        for lease in leases:
+            if self._spare.get(lease.slot) == lease:
+                del self._spare[lease.slot]
+                self.give_back(lease)
 
     @contextmanager
     def _attention(self, slot: str) -> Iterator[_Attention]:
@@ -202,6 +215,10 @@ class Coordinator:
 
     def overtake(self, slot: str | None) -> None:
         """What is being claimed for a slot (None: for any) may not be its value any more."""
+        if slot is None:
+            self.claims.overtake_all()
+        else:
+            self.claims.overtake(slot)
         for attention in self._attentions(slot):
             attention.overtaken = True
 
@@ -224,16 +241,19 @@ class Coordinator:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    def _later(self, seconds: float, act: Callable[[Lease], None], lease: Lease) -> None:
+    def _later(
+        self, seconds: float, act: Callable[[Sequence[Lease]], None], leases: Sequence[Lease]
+    ) -> None:
         def due() -> None:
             self._timers.discard(handle)
-            act(lease)
+            act(leases)
 
         handle = asyncio.get_running_loop().call_later(seconds, due)
         self._timers.add(handle)
 
     async def aclose(self) -> None:
         """Give back what is held, and stop listening."""
+        await self.claims.finish()
         loop = asyncio.get_running_loop()
         for timer in (*self._timers, *([self._renewal] if self._renewal else [])):
             timer.cancel()

@@ -7,16 +7,16 @@ holds for what they do: their news come in through `_heed`, and a fill needs a l
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from ._entry import Entry
 from ._errors import ConfigurationError
-from ._flights import Flight, FlightLost, Flights
+from ._flights import Flight, Flights
 from ._leases import Coordinator
 from ._ledger import Ledger
+from ._looks import Looks
 from .tiers._base import Lease, LocalTier, News, SharedTier, Tier, TierContext
 from .tiers._guard import Guard
 
@@ -63,7 +63,7 @@ class Storage:
         """What makes processes act as one, on the first tier that they share."""
         self._ledger = ledger
         self._flights = flights
-        self._looks: Flights[Found | None] = Flights()
+        self._looks: Looks[Found] = Looks(self._ask)
         self._keeping: dict[str, list[_Keeping]] = {}
         for position, tier in enumerate(tiers):
             self._adopt(position, tier)
@@ -106,37 +106,38 @@ class Storage:
         Who asks for the same slot at once shares one look. `claim` says that the caller is going
         to load what is not there.
         """
-        claim = claim and self.shared is not None
-        lane = "claim" if claim else ""
-        while True:
-            look = self._looks.find(slot, lane)
-            leader = look is None
-            if look is None:
-                look = self._looks.start(slot, lambda look: self._ask(slot, claim), lane=lane)
-            try:
-                found = await self._looks.join(look, leader=leader)
-            except FlightLost:
-                if leader:
-                    raise asyncio.CancelledError from None
-                continue
-            if found is not None and promote and not look.detached:  # nothing overtook the look
-                self._promote(slot, found)
-            return found
+        if claim and self.shared is not None:
+            found, overtaken = await self._claim(slot)
+        else:
+            found, overtaken = await self._looks.look(slot)
+        if found is not None and promote and not overtaken:
+            self._promote(slot, found)
+        return found
 
-    async def _ask(self, slot: str, claim: bool) -> Found | None:
-        """The first fresh entry, fastest tier first."""
+    async def _claim(self, slot: str) -> tuple[Found | None, bool]:
+        """The shared tier's entry, or another's; a lease that comes instead waits for `begin`."""
+        assert self.shared is not None
+        claim, overtaken = await self.shared.claims.look(slot)
+        if claim is not None and claim.entry is not None and self._fresh(claim.entry):
+            return Found(claim.entry, self.shared.guard.name), overtaken
+        if claim is None or len(self.remote) > 1:
+            return await self._looks.look(slot)
+        return None, False
+
+    async def _ask(self, slots: Sequence[str]) -> dict[str, Found]:
+        """The first fresh entries, fastest tier first."""
         if self.shared is not None and self.local is not None:
             await self.shared.listening()
+        found: dict[str, Found] = {}
         for guard in self.remote:
-            if claim and self.shared is not None and guard is self.shared.guard:
-                entry = await self.shared.glance(slot)
-            else:
-                entry = (await guard.get([slot])).get(slot)
-            if entry is not None and (
-                entry.ttl is None or entry.age(self._ledger.clock()) < entry.ttl
-            ):
-                return Found(entry, guard.name)
-        return None
+            if rest := [slot for slot in slots if slot not in found]:
+                entries = await guard.get(rest)
+                fresh = {slot: e for slot, e in entries.items() if self._fresh(e)}
+                found |= {slot: Found(entry, guard.name) for slot, entry in fresh.items()}
+        return found
+
+    def _fresh(self, entry: Entry) -> bool:
+        return entry.ttl is None or entry.age(self._ledger.clock()) < entry.ttl
 
     async def begin(
         self,
@@ -312,7 +313,7 @@ class Storage:
 
     def _forget(self, slot: str, newer: Entry | None = None) -> None:
         """What is being read or kept for a slot is not its value any more."""
-        self._looks.detach(slot)
+        self._looks.overtake(slot)
         if self.shared is not None:
             self.shared.overtake(slot)
         for keeping in self._keeping.get(slot, ()):
@@ -320,7 +321,7 @@ class Storage:
 
     def _forget_reads(self) -> None:
         """What is being read may not be any slot's value any more."""
-        self._looks.detach_where(lambda look: True)
+        self._looks.overtake_all()
         if self.shared is not None:
             self.shared.overtake(None)
 
@@ -343,6 +344,7 @@ class Storage:
 
     async def aclose(self) -> None:
         """Close what the tiers made."""
+        await self._looks.finish()
         if self.shared is not None:
             await self.shared.aclose()
         if self.local is not None:

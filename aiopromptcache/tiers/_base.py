@@ -132,8 +132,10 @@ class SharedTier(Tier, Protocol):
     lease: float
     """Seconds that a lease lasts without being renewed."""
 
-    async def claim(self, slot: str, *, past: bytes = b"", take: bool = False) -> Claim:
-        """The entry, unless it is the one marked `past`; or the lease; or who has it.
+    async def claim(
+        self, slots: Sequence[str], *, past: bytes = b"", take: bool = False
+    ) -> Sequence[Claim]:
+        """For each slot the entry, unless it is the one marked `past`; or the lease; or a wait.
 
         `take` asks for no entry, and takes the lease away from whoever has it.
         """

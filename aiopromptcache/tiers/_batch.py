@@ -19,17 +19,11 @@ UNDER_WAY = 4
 class Batcher(Generic[I, O]):
     """Calls `run` with lists of items; gives each caller its own item's outcome.
 
-    A batch runs in a task of its own: a caller that leaves does not cancel it. `orphaned` gets the
-    outcomes that nobody waits for any more.
+    A batch runs in a task of its own: a caller that leaves does not cancel it.
     """
 
-    def __init__(
-        self,
-        run: Callable[[list[I]], Awaitable[Sequence[O]]],
-        orphaned: Callable[[list[O]], Awaitable[None]] | None = None,
-    ) -> None:
+    def __init__(self, run: Callable[[list[I]], Awaitable[Sequence[O]]]) -> None:
         self._run = run
-        self._orphaned = orphaned
         self._queue: deque[tuple[I, asyncio.Future[O]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -74,14 +68,9 @@ class Batcher(Generic[I, O]):
                 if not future.done():
                     future.set_exception(error)
         else:
-            orphans = []
             for (_, future), outcome in zip(batch, outcomes, strict=True):
                 if not future.done():
                     future.set_result(outcome)
-                else:
-                    orphans.append(outcome)
-            if orphans and self._orphaned is not None:
-                await self._orphaned(orphans)
         finally:
             asyncio.get_running_loop().call_soon(self._schedule, asyncio.get_running_loop())
 

@@ -36,6 +36,11 @@ class Cipher:
         self._seals = [AESGCM(_derived(master, b"record")) for master in masters]
         self._hides = [_derived(master, b"slot") for master in masters]
 
+    @property
+    def rotating(self) -> bool:
+        """Are there older keys?"""
+        return len(self._seals) > 1
+
     def hide(self, name: bytes) -> list[bytes]:
         """What stands for a name, under each key."""
         return [hmac.digest(key, name, "sha256").hex().encode() for key in self._hides]

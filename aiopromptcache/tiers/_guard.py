@@ -13,12 +13,13 @@ import builtins
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .._entry import Entry
 from .._policy import seconds
 from ._backlog import Backlog, Missed
 from ._base import Claim, Lease, Refused, SharedTier, Tier, TierContext
+from ._deadlines import Deadlines
 
 T = TypeVar("T")
 
@@ -63,17 +64,22 @@ class Guard:
     def __init__(self, tier: Tier, context: TierContext) -> None:
         self.tier = tier
         self.name = tier.name
+        self.is_shared = isinstance(tier, SharedTier)
         self.position = ""
         """How far the news of a shared tier have been heeded."""
         self._context = context
         self.timeout = seconds("timeout", getattr(tier, "timeout", DEFAULT_TIMEOUT))
         self._bulk = seconds("bulk_timeout", getattr(tier, "bulk_timeout", self.timeout))
+        self._deadlines = Deadlines(self.timeout)
         self._reads, self._writes = _Breaker(), _Breaker()
         self._backlog = Backlog()
         self._catching_up = False
         self._recovery: asyncio.Task[None] | None = None
         self._warned = False
         self._quiet_until = 0.0
+
+    def _shared(self) -> SharedTier:
+        return cast(SharedTier, self.tier)  # checked when it was adopted
 
     @property
     def open(self) -> bool:
@@ -99,23 +105,33 @@ class Guard:
             return {}
 
     async def claim(
-        self, slot: str, *, past: bytes = b"", take: bool = False, spent: float = 0.0
-    ) -> Claim | None:
-        """See `SharedTier.claim`; None where the tier is out, or owes its own removal."""
-        tier = self.tier
-        assert isinstance(tier, SharedTier)
-        if self._backlog and self._backlog.knows(slot):
-            entry = self._backlog.entry(slot)
-            return Claim(entry, b"missed") if entry is not None and not (past or take) else None
-        try:
-            claim = await self._attempt(
-                self._writes, lambda: tier.claim(slot, past=past, take=take), spent
-            )
-        except _Out:
-            return None
-        if claim.entry is not None and self._backlog.voids(claim.entry):
-            return None
-        return claim
+        self,
+        slots: Sequence[str],
+        *,
+        past: bytes = b"",
+        take: bool = False,
+        spent: float = 0.0,
+    ) -> Mapping[str, Claim]:
+        """See `SharedTier.claim`; slots are missing where the tier is out, or owes a removal."""
+        tier, backlog = self._shared(), self._backlog
+        known: dict[str, Claim] = {}
+        if backlog:
+            if not (past or take):
+                for slot in slots:
+                    if (entry := backlog.entry(slot)) is not None:
+                        known[slot] = Claim(entry, b"missed")
+            slots = [slot for slot in slots if not backlog.knows(slot)]
+        if slots:
+            try:
+                claims = await self._attempt(
+                    self._writes, lambda: tier.claim(slots, past=past, take=take), spent
+                )
+            except _Out:
+                return known
+            known.update(zip(slots, claims, strict=True))
+            if backlog.tags:
+                known = {s: c for s, c in known.items() if not (c.entry and backlog.voids(c.entry))}
+        return known
 
     # Writing
 
@@ -134,8 +150,7 @@ class Guard:
 
     async def fill(self, entry: Entry, lease: Lease, *, spent: float = 0.0) -> bool | None:
         """See `SharedTier.fill`; None where the entry waits for the tier to return."""
-        tier = self.tier
-        assert isinstance(tier, SharedTier)
+        tier = self._shared()
         self._backlog.drop([lease.slot])
         try:
             [stored] = await self._attempt(self._writes, lambda: tier.fill([(entry, lease)]), spent)
@@ -158,8 +173,7 @@ class Guard:
         await self._quietly(lambda tier: tier.release(leases))
 
     async def _quietly(self, operation: Callable[[SharedTier], Awaitable[None]]) -> None:
-        tier = self.tier
-        assert isinstance(tier, SharedTier)
+        tier = self._shared()
         try:
             await self._attempt(self._writes, lambda: operation(tier))
         except _Out:
@@ -229,7 +243,7 @@ class Guard:
         self, breaker: _Breaker, operation: Callable[[], Awaitable[T]], timeout: float
     ) -> T:
         try:
-            async with asyncio.timeout(timeout):
+            async with self._deadlines.within(timeout):
                 result = await operation()
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
@@ -342,8 +356,8 @@ class Guard:
         await self._try(self._writes, operation, timeout or self.timeout)
 
     async def _store(self, entries: list[tuple[Entry, Lease]]) -> None:
-        if isinstance(self.tier, SharedTier):
-            await self.tier.fill(entries)
+        if self.is_shared:
+            await self._shared().fill(entries)
         else:
             await self.tier.set({lease.slot: entry for entry, lease in entries})
 

@@ -11,6 +11,8 @@ halves: `FILL` without bookkeeping keys, then `BOOK`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 LOG_LENGTH = 10_000
 """News that a log remembers, roughly."""
@@ -26,6 +28,24 @@ class Script:
     def __init__(self, text: str) -> None:
         self.text = text
         self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+class Call(NamedTuple):
+    """One run of a script."""
+
+    script: Script
+    keys: Sequence[bytes]
+    args: Sequence[Any]
+
+    @property
+    def short(self) -> list[Any]:
+        """The command for a server that knows the script."""
+        return ["EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args]
+
+    @property
+    def whole(self) -> list[Any]:
+        """The command that also teaches the script."""
+        return ["EVAL", self.script.text, len(self.keys), *self.keys, *self.args]
 
 
 _COMMON = f"""
@@ -112,38 +132,34 @@ local function enter(index, key, micros, life, most)
 end
 """
 
-# KEYS: [log,] then entry and lease of each. ARGV: milliseconds, 1 if there is a log, then for each
-# token, the mark to go past, 1 to take the lease. Gives for each {record}, {nil, milliseconds that
-# another's lease lasts}, or {nil, 0, position in the log}. A waiter leaves a "w" on the lease.
+# KEYS: [log,] then entry and lease of each. ARGV: milliseconds, 1 if there is a log, token, the
+# mark to go past, 1 to take the leases. Gives for each the record, or {milliseconds that another's
+# lease lasts}, or {0, position in the log} with the lease. A waiter leaves a "w" on the lease.
 CLAIM = Script("""
-local logged = tonumber(ARGV[2])
-local position = '0-0'
-local known = false
+local life, logged, token, past, take = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
+local position, known = '0-0', logged == 0
 local answers = {}
-for i = 0, (#ARGV - 2) / 3 - 1 do
-  local entry, lease = KEYS[logged + 2 * i + 1], KEYS[logged + 2 * i + 2]
-  local token, past, take = ARGV[3 * i + 3], ARGV[3 * i + 4], ARGV[3 * i + 5] == '1'
-  local record, held = false, false
+for i = logged + 1, #KEYS, 2 do
+  local entry, lease, record, held = KEYS[i], KEYS[i + 1], false, false
   if not take then
     local both = redis.call('MGET', entry, lease)
     record, held = both[1], both[2]
   end
   if record and (past == '' or string.sub(record, 1, #past) ~= past) then
-    answers[i + 1] = {record}
-  elseif held then
+    answers[#answers + 1] = record
+  elseif held and string.sub(held, 1, #token) ~= token then  -- its own: the first reply was lost
     if string.sub(held, -1) ~= 'w' then redis.call('APPEND', lease, 'w') end
-    answers[i + 1] = {false, redis.call('PTTL', lease)}
+    answers[#answers + 1] = {redis.call('PTTL', lease)}
   else
-    redis.call('SET', lease, token, 'PX', ARGV[1])
-    if logged == 1 and not known then
+    redis.call('SET', lease, token, 'PX', life)
+    if not known then
       local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
-      position = last and last[1] or position
-      known = true
+      position, known = last and last[1] or position, true
     end
-    answers[i + 1] = {false, 0, position}
+    answers[#answers + 1] = {0, position}
   end
 end
-return answers
+return #answers == 1 and answers[1] or answers  -- one alone is cheaper to read
 """)
 
 # KEYS: entry, lease [, log, index, sets of tags]. ARGV: "set" or "fill", token, since, record,

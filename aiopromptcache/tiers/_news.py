@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 from ._base import News
+from ._lines import pack
 from ._lua import HELLO, LOG_LIFE
 from ._names import Names
 from ._wire import BadRecord
@@ -41,16 +43,15 @@ async def listen(
     try:
         async with asyncio.timeout(2 * timeout):
             await connection.connect()
-            await connection.send_command("EVAL", HELLO.text, 1, log, writer, since)
-            start, lost, *time = await connection.read_response(timeout=timeout)
+            start, lost, *time = await _ask(connection, "EVAL", HELLO.text, 1, log, writer, since)
         timed(int(time[0]), int(time[1]))
         position = start.decode()
         await told(News("listening", position, lost=bool(lost)))
         while True:
             wait = int(BEAT_SECONDS * 1_000)
             command = ("XREAD", "COUNT", BATCH, "BLOCK", wait, "STREAMS", log, position)
-            await connection.send_command(*command)
-            reply = await connection.read_response(timeout=BEAT_SECONDS + timeout)
+            async with asyncio.timeout(BEAT_SECONDS + timeout):
+                reply = await _ask(connection, *command)
             if not reply:
                 await _beat(connection, log, timeout)
                 continue
@@ -64,9 +65,14 @@ async def listen(
 
 async def _beat(connection: Any, log: bytes, timeout: float) -> None:
     """Keep a log alive that nobody writes to. Raises `ConnectionError` where it is gone."""
-    await connection.send_command("PEXPIRE", log, LOG_LIFE)
-    if not await connection.read_response(timeout=timeout):
-        raise ConnectionError("the log is gone: the server was emptied, or had no room for it")
+    async with asyncio.timeout(timeout):
+        if not await _ask(connection, "PEXPIRE", log, LOG_LIFE):
+            raise ConnectionError("the log is gone: the server was emptied, or was out of room")
+
+
+async def _ask(connection: Any, *command: Any) -> Any:
+    await connection.send_packed_command([pack(command)])
+    return await connection.read_response(timeout=math.inf)
 
 
 def _items(reply: Any) -> Iterator[tuple[bytes, list[bytes]]]:

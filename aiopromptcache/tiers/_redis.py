@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import itertools
 import math
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any, NamedTuple
 
 from .._entry import Entry
@@ -16,10 +16,8 @@ from .._policy import seconds
 from ._base import Claim, Lease, News, TierContext
 from ._batch import Batcher
 from ._crypt import Cipher
-from ._link import Call, Link
-from ._lua import BOOK, CLAIM, DROP, FILL, INVALIDATE, RELEASE, RENEW, SAY
+from ._lua import BOOK, CLAIM, DROP, FILL, INVALIDATE, RELEASE, RENEW, SAY, Call
 from ._names import Names, Places
-from ._news import listen
 from ._wire import MAX_CONTENT, BadRecord, decode, encode
 
 BATCH = 1_000
@@ -30,12 +28,6 @@ MARK = 24
 """Bytes at the start of a record that tell it from any other: its checksum is among them."""
 LEASE_SHARE = 0.9
 """Of the lease's seconds, what the server counts: the rest is for those who wait to notice."""
-
-
-class _Claiming(NamedTuple):
-    slot: str
-    past: bytes
-    take: bool
 
 
 class _Write(NamedTuple):
@@ -75,6 +67,8 @@ class RedisTier:
         compress_over: int | None = 1_024,
         encryption_key: str | bytes | Sequence[str | bytes] | None = None,
     ) -> None:
+        from ._link import Link  # takes redis along, for those who use it only
+
         self.timeout = _more_than_zero("timeout", timeout)
         self.lease = _more_than_zero("lease", lease)
         for name, number in (("max_entries", max_entries), ("compress_over", compress_over)):
@@ -90,8 +84,7 @@ class RedisTier:
         self._context: TierContext | None = None
         self._attached: list[str] = []
         self._writer = secrets.token_hex(8)
-        self._reads: Batcher[tuple[str, ...], dict[str, Entry]] = Batcher(self._read)
-        self._claims: Batcher[_Claiming, Claim] = Batcher(self._claim_all, self._give_up)
+        self._tokens = itertools.count()
         self._writes: Batcher[_Write, bool] = Batcher(self._write)
         self._drops: Batcher[str, bool] = Batcher(self._drop)
         self._offset: float = 0.0
@@ -105,8 +98,21 @@ class RedisTier:
         self._attached.append(context.namespace)
 
     async def get(self, slots: Sequence[str]) -> Mapping[str, Entry]:
-        """See `Tier.get`. What is asked for at the same moment is one MGET."""
-        return await self._reads.do(tuple(slots))
+        """See `Tier.get`. One MGET for all."""
+        places = {slot: self._names.places(slot).entries for slot in slots}
+        keys = [key for slot in places for key in places[slot]]
+        if not keys:
+            return {}
+        offset = await self._clock_offset()
+        records = dict(zip(keys, await self._link.mget(keys), strict=True))
+        found: dict[str, Entry] = {}
+        for slot, slot_keys in places.items():
+            for key in slot_keys:
+                record = records[key]
+                if record is not None and (entry := self._open(slot, record, offset)) is not None:
+                    found[slot] = entry
+                    break
+        return found
 
     async def set(self, entries: Mapping[str, Entry]) -> None:
         """See `Tier.set`. What is written at the same moment is one pipeline."""
@@ -145,28 +151,28 @@ class RedisTier:
 
     async def aclose(self) -> None:
         """See `Tier.aclose`. Closes the connections of a URL; a client handed in stays open."""
-        for batcher in (self._reads, self._claims, self._writes, self._drops):
+        for batcher in (self._writes, self._drops):
             await batcher.finish()
         await self._link.aclose()
 
     # Acting as one with other processes
 
-    async def claim(self, slot: str, *, past: bytes = b"", take: bool = False) -> Claim:
-        """See `SharedTier.claim`. What is asked for at the same moment is one script."""
-        rotating = bool(self._names.places(slot).older)  # on a cluster these are elsewhere
-        if rotating and not (past or take) and (entry := (await self.get([slot])).get(slot)):
-            return Claim(entry, b"old")
-        return await self._claims.do(_Claiming(slot, past, take))
+    async def claim(
+        self, slots: Sequence[str], *, past: bytes = b"", take: bool = False
+    ) -> Sequence[Claim]:
+        """See `SharedTier.claim`. One script for all."""
+        older: Mapping[str, Entry] = {}
+        if self._cipher is not None and self._cipher.rotating and not (past or take):
+            older = await self.get(slots)  # on a cluster these are elsewhere
+        offset = await self._clock_offset()
+        wanted = [slot for slot in slots if slot not in older]
+        claims = await self._claim_all(wanted, past, take, offset)
+        by_slot = dict(zip(wanted, claims, strict=True))
+        return [by_slot[s] if s in by_slot else Claim(older[s], b"older") for s in slots]
 
     async def fill(self, entries: Sequence[tuple[Entry, Lease]]) -> Sequence[bool]:
         """See `SharedTier.fill`."""
         return await asyncio.gather(*[self._writes.do(_Write(*filled)) for filled in entries])
-
-    async def _give_up(self, claims: list[Claim]) -> None:
-        """Leases that came when nobody waited for them any more."""
-        if leases := [claim.lease for claim in claims if claim.lease is not None]:
-            with suppress(Exception):  # they run out by themselves
-                await self.release(leases)
 
     async def release(self, leases: Sequence[Lease]) -> None:
         """See `SharedTier.release`."""
@@ -197,9 +203,10 @@ class RedisTier:
         self, namespace: str, since: str, told: Callable[[News], Awaitable[None]]
     ) -> None:
         """See `SharedTier.listen`."""
-        await self._link.ready()
+        from ._news import listen
+
         log = self._names.log(namespace)
-        connection = self._link.connection(log)
+        connection = await self._link.connection(log)
         # Of two caches that share this tier, what one does is news to the other.
         alone = self._attached.count(namespace) == 1
         writer = self._writer if alone else ""
@@ -209,20 +216,6 @@ class RedisTier:
         return max(1, int(self.lease * LEASE_SHARE * 1_000))
 
     # Reading
-
-    async def _read(self, wanted: list[tuple[str, ...]]) -> list[dict[str, Entry]]:
-        places = {slot: self._names.places(slot).entries for slots in wanted for slot in slots}
-        offset = await self._clock_offset()
-        keys = [key for slot in places for key in places[slot]]
-        records = dict(zip(keys, await self._link.mget(keys), strict=True)) if keys else {}
-        found: dict[str, Entry] = {}
-        for slot, slot_keys in places.items():
-            for key in slot_keys:
-                record = records[key]
-                if record is not None and (entry := self._open(slot, record, offset)) is not None:
-                    found[slot] = entry
-                    break
-        return [{slot: found[slot] for slot in slots if slot in found} for slots in wanted]
 
     def _open(self, slot: str, record: bytes, offset: float) -> Entry | None:
         """The entry of a record; one that is not to be trusted is a miss and an event."""
@@ -236,51 +229,46 @@ class RedisTier:
             return None
         return entry if entry.expires_at > self._now() else None
 
-    async def _claim_all(self, claims: list[_Claiming]) -> list[Claim]:
-        offset = await self._clock_offset()
-        if self._link.clustered:
-            return list(await asyncio.gather(*[self._claim_one(c, offset) for c in claims]))
-        answers: list[Claim] = []
-        for namespace in dict.fromkeys(claim.slot.partition(":")[0] for claim in claims):
-            own = [claim for claim in claims if claim.slot.startswith(namespace + ":")]
-            answers += await self._claim_together([self._names.log(namespace)], own, offset)
-        by_slot = {id(claim): answer for claim, answer in zip(claims, answers, strict=True)}
-        return [by_slot[id(claim)] for claim in claims]
-
-    async def _claim_one(self, claim: _Claiming, offset: float) -> Claim:
-        """On a cluster. The position is read first: no later news may be missed."""
-        log = self._names.log(claim.slot.partition(":")[0])
+    async def _claim_all(
+        self, slots: Sequence[str], past: bytes, take: bool, offset: float
+    ) -> list[Claim]:
+        if not slots:
+            return []
+        namespace = slots[0].partition(":")[0]
+        log = self._names.log(namespace)
+        if not self._link.clustered:
+            return await self._claim_together([log], slots, past, take, offset)
+        # The position is read first: no later news may be missed.
         last = await self._link.command("XREVRANGE", log, "+", "-", "COUNT", 1)
-        [answer] = await self._claim_together([], [claim], offset)
-        if answer.lease is None:
-            return answer
         since = _position(last[0][0]) if last else "0-0"
-        return answer._replace(lease=answer.lease._replace(since=since))
+        each = [self._claim_together([], [slot], past, take, offset) for slot in slots]
+        claims = [claim for [claim] in await asyncio.gather(*each)]
+        return [c._replace(lease=c.lease and c.lease._replace(since=since)) for c in claims]
 
     async def _claim_together(
-        self, log: list[bytes], claims: list[_Claiming], offset: float
+        self, log: list[bytes], slots: Sequence[str], past: bytes, take: bool, offset: float
     ) -> list[Claim]:
+        """One script for slots of one namespace."""
         keys = list(log)
-        args: list[Any] = [self._lease_life(), len(log)]
-        tokens = []
-        for claim in claims:
-            places = self._names.places(claim.slot)
+        token = f"{self._writer}.{next(self._tokens):x}."
+        for slot in slots:
+            places = self._names.places(slot)
             keys += [places.entry, places.lease]
-            tokens.append(secrets.token_hex(8))
-            args += [tokens[-1], claim.past, int(claim.take)]
-        replies = await self._link.run(Call(CLAIM, keys, args))
+        args = [self._lease_life(), len(log), token, past, int(take)]
+        reply = await self._link.run(Call(CLAIM, keys, args))
+        replies = [reply] if len(slots) == 1 else reply
         return [
-            self._claimed(claim.slot, token, reply, offset)
-            for claim, token, reply in zip(claims, tokens, replies, strict=True)
+            self._claimed(slot, token, reply, offset)
+            for slot, reply in zip(slots, replies, strict=True)
         ]
 
-    def _claimed(self, slot: str, token: str, reply: list[Any], offset: float) -> Claim:
-        record, *more = reply
-        if record is not None:
-            return Claim(self._open(slot, record, offset), record[:MARK])
-        if more[0] == 0:
-            return Claim(lease=Lease(slot, token, _position(more[1])))
-        return Claim(wait=max(0.0, more[0] / 1_000))
+    def _claimed(self, slot: str, token: str, reply: Any, offset: float) -> Claim:
+        if isinstance(reply, bytes):
+            return Claim(self._open(slot, reply, offset), reply[:MARK])
+        wait, *position = reply
+        if position:
+            return Claim(lease=Lease(slot, token, _position(position[0])))
+        return Claim(wait=max(0.0, wait / 1_000))
 
     # Writing
 
@@ -382,7 +370,8 @@ class RedisTier:
         keys = [self._names.log(namespace), self._names.index(namespace), members]
         total, seen = 0, BATCH
         while seen >= BATCH:
-            count, seen = await self._link.run(Call(INVALIDATE, keys, [BATCH, *news]))
+            async with asyncio.timeout(self.timeout):
+                count, seen = await self._link.run(Call(INVALIDATE, keys, [BATCH, *news]))
             total += count
         return total
 
@@ -398,7 +387,8 @@ class RedisTier:
 
     async def _say(self, namespace: str, kind: bytes, name: bytes, sealed: bytes) -> None:
         log = self._names.log(namespace)
-        await self._link.run(Call(SAY, [log], [self._writer, kind, name, sealed]))
+        async with asyncio.timeout(self.timeout):
+            await self._link.run(Call(SAY, [log], [self._writer, kind, name, sealed]))
 
     async def _unlink_matching(self, pattern: bytes) -> int:
         count = 0
