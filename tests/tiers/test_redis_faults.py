@@ -174,6 +174,57 @@ async def test_a_wrapped_client_does_not_notice(place: Place, fault: Any, caplog
         await callers.cache.aclose()
 
 
+# What happens meanwhile
+
+
+@only_valkey
+async def test_what_is_removed_meanwhile_stays_removed(place: Place, caplog: Any) -> None:
+    names = ("delete", "clear", "invalidate")
+    caches = {n: PromptCache(tier_of(place), namespace=n) for n in names}
+    others = {n: PromptCache(RedisTier(place.server.url), namespace=n) for n in names}
+    for cache in caches.values():
+        await cache.set("old", 1, tags=["tag"])
+        await cache.set("untouched", 2)
+    with refused(place):
+        for cache in caches.values():
+            await cache.set("newer", 3, tags=["tag"])
+        await caches["delete"].delete("old", "newer")
+        await caches["clear"].clear()
+        await caches["invalidate"].invalidate("tag")
+        for cache in caches.values():
+            await cache.set("after", 4, tags=["tag"])
+    for name, other in others.items():
+
+        async def written(name: str = name, other: PromptCache = other) -> bool:
+            await caches[name].get("after")
+            return await other.get("after") is not None
+
+        await eventually("the writing", written, BACK_WITHIN)
+        assert await other.get("old") is None, name
+        assert await other.get("newer") is None, name
+        assert await other.get("after") == 4
+        assert await other.get("untouched") == (None if name == "clear" else 2)
+    for cache in [*caches.values(), *others.values()]:
+        await cache.aclose()
+
+
+@only_valkey
+async def test_callers_may_leave_meanwhile(place: Place, caplog: Any) -> None:
+    callers = Callers(tier_of(place), caplog)
+    await callers.ask("before")
+    with black_hole(place):
+        leaving = [asyncio.ensure_future(callers.ask()) for _ in range(50)]
+        staying = [asyncio.ensure_future(callers.ask()) for _ in range(50)]
+        await asyncio.sleep(TIMEOUT / 4)
+        for task in leaving:
+            task.cancel()
+        assert max(await asyncio.gather(*staying)) < TIMEOUT + MARGIN
+        left = await asyncio.gather(*leaving, return_exceptions=True)
+        assert all(isinstance(outcome, asyncio.CancelledError) for outcome in left)
+    await eventually("the return", lambda: in_use(callers, "before"), BACK_WITHIN)
+    await callers.cache.aclose()
+
+
 # What an outage costs
 
 
@@ -297,7 +348,7 @@ async def test_much_that_waits_does_not_keep_the_tier_out(place: Place, caplog: 
     with black_hole(place):
         while not await callers.open():
             await callers.ask()
-        for number in range(1_000):
+        for number in range(1_200):
             await callers.cache.set(f"large {number}", random.randbytes(20_000))
     await eventually("the return", lambda: in_use(callers, "before"), BACK_WITHIN)
 
@@ -305,6 +356,9 @@ async def test_much_that_waits_does_not_keep_the_tier_out(place: Place, caplog: 
         return entries(place.server) >= 1_000
 
     await eventually("the writing", written, 3 * BACK_WITHIN)
+    async with PromptCache(RedisTier(place.server.url, timeout=5)) as other:
+        newest = [await other.get(f"large {number}") for number in range(200, 1_200)]
+    assert None not in newest, "the newest thousand are kept"
     await callers.cache.aclose()
 
 

@@ -1,6 +1,6 @@
 """Bytes that nobody should believe: damaged, cut, spliced, or forged with a right checksum.
 
-`WIRE_FUZZ=1000000 pytest tests/tiers/test_wire_fuzz.py` tries a million instead of some thousands;
+`WIRE_FUZZ=1000000 pytest tests/tiers/test_wire_fuzz.py` tries a million instead of fifty thousand;
 `WIRE_FUZZ_SEED` begins elsewhere.
 """
 
@@ -24,7 +24,7 @@ from aiopromptcache.testing import OpenAIServer
 from aiopromptcache.tiers._crypt import Cipher
 from aiopromptcache.tiers._wire import BadRecord, decode, encode
 
-COUNT = int(os.environ.get("WIRE_FUZZ", "20000"))
+COUNT = int(os.environ.get("WIRE_FUZZ", "50000"))
 SEED = int(os.environ.get("WIRE_FUZZ_SEED", "1"))
 LARGEST = 256 * 1024
 """Payload of the largest honest record here."""
