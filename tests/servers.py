@@ -323,6 +323,8 @@ class Sentinels:
         wait_for("replication", lambda: replica.command("ROLE")[3] == b"connected")
         for sentinel in self.sentinels:
             sentinel.start()
+            # They say hello every two seconds otherwise, and look around every ten.
+            sentinel.command("SENTINEL", "DEBUG", "publish-period", 100, "info-period", 500)
         wait_for("the sentinels' agreement", lambda: all(map(self._informed, self.sentinels)))
         return self
 
