@@ -116,3 +116,9 @@ class Entry:
 
     def __repr__(self) -> str:
         return f"<Entry {self.kind.name} {len(self.payload)} bytes ttl={self.ttl}>"
+
+
+class ForeignEntry(Entry):
+    """An entry that came from outside of this process: what it holds may be anything."""
+
+    __slots__ = ()

@@ -106,13 +106,13 @@ class Coordinator:
                         await attention.woken.wait()
 
     async def _claim(self, slot: str, past: bytes, take: bool, spent: float) -> Claim | None:
-        if past or take:
+        if not (past or take) and (spare := self._spare.pop(slot, None)) is not None:
+            return Claim(lease=spare)
+        if past or take or spent:
             claim = (await self.guard.claim([slot], past=past, take=take, spent=spent)).get(slot)
             if claim is not None and claim.lease is not None:
                 self._hold(claim.lease)
             return claim
-        if (spare := self._spare.pop(slot, None)) is not None:
-            return Claim(lease=spare)
         claim, _ = await self.claims.look(slot)
         if claim is not None and claim.lease is not None:  # one of those who asked may have it
             spare = self._spare.pop(slot, None)

@@ -120,7 +120,7 @@ class Storage:
         claim, overtaken = await self.shared.claims.look(slot)
         if claim is not None and claim.entry is not None and self._fresh(claim.entry):
             return Found(claim.entry, self.shared.guard.name), overtaken
-        if claim is None or len(self.remote) > 1:
+        if len(self.remote) > 1:
             return await self._looks.look(slot)
         return None, False
 
@@ -162,7 +162,7 @@ class Storage:
                 if not (flight.detached or got.overtaken):
                     self._promote(slot, found)
                 return Begun(found, None, spent)
-        if not (new or looked) and (lease is None or len(self.remote) > 1):
+        if not (new or looked) and (self.shared is None or len(self.remote) > 1):
             found_elsewhere = await self.look(slot, promote=not flight.detached)
             if found_elsewhere is not None and usable(found_elsewhere.entry):
                 self.give_back(lease)

@@ -13,12 +13,12 @@ from cachetools import LRUCache
 from openai import APIResponseValidationError, APITimeoutError, AsyncOpenAI, NotGiven, Omit
 
 from .._engine import Answer, Ask, Engine, Loaded
-from .._entry import Entry, Kind
+from .._entry import Entry, ForeignEntry, Kind
 from .._keys import Unkeyable, canonical, digest, plain_json
 from .._policy import Policy, Request, cache_control
 from ._endpoints import Body, Endpoint, cacheable, usage_of
 from ._rebuild import rebuild
-from ._record import pack_head
+from ._record import is_json, pack_head, says_json
 from ._scope import Scope
 
 logger = logging.getLogger("aiopromptcache")
@@ -189,6 +189,8 @@ class Binding:
         """May this answer be stored? A policy's callable that fails says no."""
         if parsed is None or response.status_code != 200:
             return False
+        if not call.request.stream and not says_json(response.headers.get("content-type")):
+            return False
         if self.client._strict_response_validation and not self._valid(call, response, parsed):
             return False
         if call.policy.storable is None:
@@ -220,7 +222,12 @@ def snapshot(value: Any) -> Any:
 
 
 def is_plain(entry: Entry) -> bool:
-    return entry.kind is Kind.HTTP
+    """Is it a JSON answer, and what such an answer may be?"""
+    if entry.kind is not Kind.HTTP:
+        return False
+    if type(entry) is not ForeignEntry or entry.memo is not None:
+        return True
+    return is_json(entry) and parse(entry.payload) is not None
 
 
 def _is_stream(entry: Entry) -> bool:

@@ -44,8 +44,10 @@ def pack_head(response: Any) -> bytes:
 
 
 def unpack_head(entry: Entry) -> tuple[int, list[tuple[str, str]]]:
-    """What `pack_head` kept."""
+    """What `pack_head` kept. Raises `ValueError` or `TypeError` for anything else."""
     status, headers = orjson.loads(entry.head or b"[200,[]]")
+    if type(status) is not int or not all(type(n) is str is type(v) for n, v in headers):
+        raise ValueError("not the head of a response")
     return status, [(name, value) for name, value in headers]
 
 
@@ -57,9 +59,19 @@ def request_id(entry: Entry) -> str | None:
 
 def is_json(entry: Entry) -> bool:
     """True where the SDK reads the body as JSON because its content type says so."""
-    _, headers = unpack_head(entry)
-    kinds = [value for name, value in headers if name.lower() == "content-type"]
-    return bool(kinds) and kinds[0].split(";")[0].endswith("json")
+    try:
+        _, headers = unpack_head(entry)
+    except (TypeError, ValueError):
+        return False
+    return says_json(next((value for name, value in headers if name.lower() == _TYPE), None))
+
+
+_TYPE = "content-type"
+
+
+def says_json(content_type: str | None) -> bool:
+    """As the SDK judges it."""
+    return content_type is not None and content_type.split(";")[0].endswith("json")
 
 
 def replay(entry: Entry, request: Any, *, unread: bool, status: str | None) -> Any:

@@ -113,25 +113,32 @@ class Guard:
         spent: float = 0.0,
     ) -> Mapping[str, Claim]:
         """See `SharedTier.claim`; slots are missing where the tier is out, or owes a removal."""
-        tier, backlog = self._shared(), self._backlog
+        backlog = self._backlog
+        if not backlog:
+            return await self._claim(slots, past, take, spent)
         known: dict[str, Claim] = {}
-        if backlog:
-            if not (past or take):
-                for slot in slots:
-                    if (entry := backlog.entry(slot)) is not None:
-                        known[slot] = Claim(entry, b"missed")
-            slots = [slot for slot in slots if not backlog.knows(slot)]
-        if slots:
-            try:
-                claims = await self._attempt(
-                    self._writes, lambda: tier.claim(slots, past=past, take=take), spent
-                )
-            except _Out:
-                return known
-            known.update(zip(slots, claims, strict=True))
-            if backlog.tags:
-                known = {s: c for s, c in known.items() if not (c.entry and backlog.voids(c.entry))}
-        return known
+        if not (past or take):
+            owed = [(slot, backlog.entry(slot)) for slot in slots]
+            known = {slot: Claim(entry, b"missed") for slot, entry in owed if entry is not None}
+        rest = [slot for slot in slots if not backlog.knows(slot)]
+        claims = await self._claim(rest, past, take, spent) if rest else {}
+        void = backlog.voids
+        return known | {s: c for s, c in claims.items() if not (c.entry and void(c.entry))}
+
+    async def _claim(
+        self, slots: Sequence[str], past: bytes, take: bool, spent: float
+    ) -> dict[str, Claim]:
+        tier = self._shared()
+        try:
+            claims = await self._attempt(
+                self._writes, lambda: tier.claim(slots, past=past, take=take), spent
+            )
+        except _Out:
+            if take or past or self._reads.failures:  # it does not answer at all
+                return {}
+            entries = await self._get(slots, spent)  # it takes no writes, or has yet to catch up
+            return {slot: Claim(entry, b"read") for slot, entry in entries.items()}
+        return dict(zip(slots, claims, strict=True))
 
     # Writing
 
@@ -302,7 +309,10 @@ class Guard:
     async def _recover(self) -> None:
         """Ask the tier now and then, until it answers and has all that it missed."""
         while self._reads.open or self._writes.open or self._backlog:
+            failures = self._writes.failures
             await asyncio.sleep(PROBE_SECONDS)
+            if not self._writes.open and self._writes.failures > failures:
+                continue  # those who call are finding out
             try:
                 await self._probe()
             except _Out:

@@ -260,11 +260,11 @@ def test_a_bomb_in_a_bomb_is_opened_once(traced: None) -> None:
 
 def test_what_is_sealed_is_refused_with_any_change(traced: None) -> None:
     cipher = Cipher(KEYS)
-    sealed = [cipher.seal(SLOT, record) for record in honest_records()]
+    sealed = [cipher.seal(SLOT.encode(), record) for record in honest_records()]
 
     def open_(record: bytes) -> bool:
         try:
-            cipher.open(SLOT, record)
+            cipher.open(SLOT.encode(), record)
         except BadRecord:
             return False
         return True
