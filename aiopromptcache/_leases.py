@@ -97,6 +97,8 @@ class Coordinator:
                     return Obtained(lease=claim.lease, spent=spent)
                 if claim.entry is not None and usable(claim.entry):
                     return Obtained(claim.entry, None, waited, attention.overtaken, spent)
+                if claim.mark and claim.mark == past:  # it does not go past what is of no use
+                    return Obtained(spent=spent)
                 if claim.mark:
                     past = claim.mark
                     continue

@@ -145,7 +145,7 @@ for i = logged + 1, #KEYS, 2 do
     local both = redis.call('MGET', entry, lease)
     record, held = both[1], both[2]
   end
-  if record and (past == '' or string.sub(record, 1, #past) ~= past) then
+  if record and record ~= '' and (past == '' or string.sub(record, 1, #past) ~= past) then
     answers[#answers + 1] = record
   elseif held and string.sub(held, 1, #token) ~= token then  -- its own: the first reply was lost
     if string.sub(held, -1) ~= 'w' then redis.call('APPEND', lease, 'w') end
