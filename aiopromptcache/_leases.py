@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 from ._entry import Entry
 from ._looks import Looks
 from .tiers._base import Claim, Lease, News, SharedTier
 from .tiers._guard import Guard
+
+T = TypeVar("T")
 
 logger = logging.getLogger("aiopromptcache")
 
@@ -70,11 +72,12 @@ class Coordinator:
         self._held: set[Lease] = set()
         self._spare: dict[str, Lease] = {}
         self._timers: set[asyncio.TimerHandle] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._renewal: asyncio.TimerHandle | None = None
         self._listener: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
         self._pause = 0.0
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     # Leases
 
@@ -111,15 +114,32 @@ class Coordinator:
         if not (past or take) and (spare := self._spare.pop(slot, None)) is not None:
             return Claim(lease=spare)
         if past or take or spent:
-            claim = (await self.guard.claim([slot], past=past, take=take, spent=spent)).get(slot)
-            if claim is not None and claim.lease is not None:
-                self._hold(claim.lease)
-            return claim
+            return await self._claim_alone(slot, past, take, spent)
         claim, _ = await self.claims.look(slot)
         if claim is not None and claim.lease is not None:  # one of those who asked may have it
             spare = self._spare.pop(slot, None)
             return Claim(lease=spare) if spare is not None else Claim(wait=0.0)
         return claim
+
+    async def _claim_alone(self, slot: str, past: bytes, take: bool, spent: float) -> Claim | None:
+        """A claim that no other joins. If its caller leaves meanwhile, the lease is given back."""
+
+        async def claim() -> Claim | None:
+            claims = await self.guard.claim([slot], past=past, take=take, spent=spent)
+            if (claim := claims.get(slot)) is not None and claim.lease is not None:
+                self._hold(claim.lease)
+            return claim
+
+        task = self._spawn(claim())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._left)
+            raise
+
+    def _left(self, task: asyncio.Task[Claim | None]) -> None:
+        if not task.cancelled() and task.exception() is None and (claim := task.result()):
+            self.give_back(claim.lease)
 
     async def _claim_many(self, slots: Sequence[str]) -> Mapping[str, Claim]:
         """Claims of several callers at once. A lease waits for the one who comes for it."""
@@ -154,8 +174,8 @@ class Coordinator:
 
     def _hold(self, lease: Lease) -> None:
         self._held.add(lease)
-        loop = asyncio.get_running_loop()
-        if self._renewal is None or self._renewal.when() < loop.time() - self._tier.lease:
+        if self._renewal is None:
+            loop = asyncio.get_running_loop()
             self._renewal = loop.call_later(self._tier.lease / RENEWALS, self._renew)
 
     def _renew(self) -> None:
@@ -185,14 +205,25 @@ class Coordinator:
 
     async def listening(self) -> None:
         """Listen to the news from now on; waits for the first attempt alone."""
+        self._start()
         task = self._listener
-        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
+        if task is None or task.done() or task.get_loop() is not self._loop:
             self._tried = asyncio.Event()
             self._listener = asyncio.create_task(self._listen(), name="aiopromptcache news")
         if not self._tried.is_set():
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.guard.timeout):
                     await self._tried.wait()
+
+    def _start(self) -> None:
+        """What another, ended loop left runs out by itself."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            self._loop, self._renewal = loop, None
+            self._held.clear()
+            self._spare.clear()
+            self._timers.clear()
+            self._tasks.clear()
 
     async def _listen(self) -> None:
         self._pause = 0.0
@@ -235,13 +266,11 @@ class Coordinator:
 
     # Tasks and timers
 
-    def _spawn(self, work: Awaitable[None]) -> None:
-        async def run() -> None:
-            await work
-
-        task = asyncio.create_task(run(), name="aiopromptcache lease")
+    def _spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        task = asyncio.create_task(work, name="aiopromptcache lease")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     def _later(
         self, seconds: float, act: Callable[[Sequence[Lease]], None], leases: Sequence[Lease]
@@ -264,7 +293,7 @@ class Coordinator:
         self._spare.clear()
         for lease in list(self._held):
             self.give_back(lease)
-        mine = [task for task in self._tasks if task.get_loop() is loop]
+        mine: list[asyncio.Task[Any]] = [t for t in self._tasks if t.get_loop() is loop]
         if self._listener is not None and self._listener.get_loop() is loop:
             self._listener.cancel()
             mine.append(self._listener)

@@ -31,6 +31,8 @@ class Looks(Generic[T]):
     def __init__(self, ask: Callable[[Sequence[str]], Awaitable[Mapping[str, T]]]) -> None:
         self._ask = ask
         self._joinable: dict[str, Look[T]] = {}
+        self._settled: dict[str, list[Look[T]]] = {}
+        """Those whose callers are about to hear what was found."""
         self._queue: list[tuple[str, Look[T]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -43,7 +45,7 @@ class Looks(Generic[T]):
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # what another, ended loop left will never be answered
             self._loop = loop
-            self._joinable, self._queue, self._tasks = {}, [], set()
+            self._joinable, self._settled, self._queue, self._tasks = {}, {}, [], set()
         look = self._joinable.get(slot)
         if look is None:
             look = self._joinable[slot] = Look()
@@ -57,10 +59,12 @@ class Looks(Generic[T]):
         """The slot changes: what is being read for it is nobody's who asks from now on."""
         if (look := self._joinable.pop(slot, None)) is not None:
             look.overtaken = True
+        for look in self._settled.get(slot, ()):
+            look.overtaken = True
 
     def overtake_all(self) -> None:
         """Any slot may have changed."""
-        for slot in list(self._joinable):
+        for slot in [*self._joinable, *self._settled]:
             self.overtake(slot)
 
     def _start(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -100,6 +104,16 @@ class Looks(Generic[T]):
     def _settle(self, slot: str, look: Look[T], found: T | None) -> None:
         for waiter in self._ended(slot, look):
             waiter.set_result(found)
+        # Until they have run, the slot may still change under them.
+        self._settled.setdefault(slot, []).append(look)
+        asyncio.get_running_loop().call_soon(self._heard, slot, look)
+
+    def _heard(self, slot: str, look: Look[T]) -> None:
+        looks = self._settled.get(slot, [])
+        if look in looks:
+            looks.remove(look)
+            if not looks:
+                del self._settled[slot]
 
     def _fail(self, slot: str, look: Look[T], error: Exception) -> None:
         for waiter in self._ended(slot, look):

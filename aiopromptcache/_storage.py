@@ -163,10 +163,14 @@ class Storage:
                     self._promote(slot, found)
                 return Begun(found, None, spent)
         if not (new or looked) and (self.shared is None or len(self.remote) > 1):
-            found_elsewhere = await self.look(slot, promote=not flight.detached)
-            if found_elsewhere is not None and usable(found_elsewhere.entry):
+            try:
+                elsewhere = await self.look(slot, promote=not flight.detached)
+            except BaseException:
                 self.give_back(lease)
-                return Begun(found_elsewhere, None, spent)
+                raise
+            if elsewhere is not None and usable(elsewhere.entry):
+                self.give_back(lease)
+                return Begun(elsewhere, None, spent)
         return Begun(None, lease, spent)
 
     def _promote(self, slot: str, found: Found) -> None:

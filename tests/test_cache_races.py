@@ -87,6 +87,23 @@ async def test_what_is_replaced_while_it_is_read_stays_replaced(
     assert await both.get("key") == "new"
 
 
+@pytest.mark.parametrize("ticks", range(8))
+@pytest.mark.parametrize("read", READS)
+async def test_what_is_replaced_just_as_its_reader_hears_of_it_stays_replaced(
+    both: PromptCache, remote: Gated, read: Any, ticks: int
+) -> None:
+    assert remote.reading is not None
+    task = read(both)
+    await remote.reading.reached()
+    remote.reading.open()
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    await asyncio.create_task(both.set("key", "new"))
+    await task
+    remote.reading = None
+    assert await both.get("key") == "new"
+
+
 async def test_who_asks_after_a_removal_does_not_get_what_was_read_before_it(
     both: PromptCache, remote: Gated, remove: Removal
 ) -> None:

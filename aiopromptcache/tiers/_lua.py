@@ -134,7 +134,8 @@ end
 
 # KEYS: [log,] then entry and lease of each. ARGV: milliseconds, 1 if there is a log, token, the
 # mark to go past, 1 to take the leases. Gives for each the record, or {milliseconds that another's
-# lease lasts}, or {0, position in the log} with the lease. A waiter leaves a "w" on the lease.
+# lease lasts}, or {0, position in the log} with the lease. A waiter leaves a "w" on the lease; one
+# that is taken has it from the start, as others may wait already, and hold an older value.
 CLAIM = Script("""
 local life, logged, token, past, take = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4], ARGV[5] == '1'
 local position, known = '0-0', logged == 0
@@ -151,7 +152,7 @@ for i = logged + 1, #KEYS, 2 do
     if string.sub(held, -1) ~= 'w' then redis.call('APPEND', lease, 'w') end
     answers[#answers + 1] = {redis.call('PTTL', lease)}
   else
-    redis.call('SET', lease, token, 'PX', life)
+    redis.call('SET', lease, take and token .. 'w' or token, 'PX', life)
     if not known then
       local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
       position, known = last and last[1] or position, true

@@ -1,0 +1,99 @@
+"""A process with a cache of its own. It reads what to do, a JSON object a line, and says what
+happened in the same way. Times are those of CLOCK_MONOTONIC, which all processes share."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import Any
+
+from aiopromptcache import MemoryTier, PromptCache, RedisTier
+
+
+def say(event: str, **fields: Any) -> None:
+    sys.stdout.write(json.dumps({"event": event, "at": time.monotonic(), **fields}) + "\n")
+    sys.stdout.flush()
+
+
+class Worker:
+    def __init__(self, url: str, skew: float = 0.0, **options: Any) -> None:
+        tier = RedisTier(url, **options)
+        self.cache = PromptCache(MemoryTier(), tier, clock=lambda: time.time() + skew)
+
+    async def run(self) -> None:
+        reader = asyncio.StreamReader()
+        loop = asyncio.get_running_loop()
+        await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+        await self.cache.get_or_create("warm", self.warm)
+        say("ready")
+        tasks = set()
+        while line := await reader.readline():
+            task = asyncio.create_task(self.do(**json.loads(line)))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+    async def warm(self) -> int:
+        return 1
+
+    async def do(self, do: str, number: int, **arguments: Any) -> None:
+        try:
+            outcome = await getattr(self, do)(**arguments)
+        except Exception as error:
+            say("done", number=number, error=type(error).__name__)
+        else:
+            say("done", number=number, **outcome)
+
+    async def load(
+        self, key: str, value: Any, callers: int = 1, seconds: float = 0.0, fail: bool = False
+    ) -> dict[str, Any]:
+        """Many callers of one key at once."""
+
+        async def factory() -> Any:
+            say("upstream", key=key)
+            await asyncio.sleep(seconds)
+            if fail:
+                raise RuntimeError("the upstream failed")
+            return value
+
+        answers = []
+
+        async def call() -> None:
+            answer = await self.cache.get_or_create(key, factory)
+            answers.append((time.monotonic(), answer))
+
+        await asyncio.gather(*[call() for _ in range(callers)])
+        values = [answer for _, answer in answers]
+        return {"values": values, "times": [at for at, _ in answers]}
+
+    async def put(self, key: str, value: Any, tags: list[str] = []) -> dict[str, Any]:  # noqa: B006
+        await self.cache.set(key, value, tags=tags)
+        return {}
+
+    async def read(self, key: str) -> dict[str, Any]:
+        return {"value": await self.cache.get(key)}
+
+    async def watch(self, key: str, gone: Any) -> dict[str, Any]:
+        """Wait until memory no longer holds a value."""
+        engine = self.cache._engine
+        slot = engine.prefix + key
+        while (entry := engine.storage.peek(slot)) and json.loads(entry.payload) == gone:
+            await asyncio.sleep(0.0005)
+        return {}
+
+    async def forget(self, key: str) -> dict[str, Any]:
+        await self.cache.delete(key)
+        return {}
+
+    async def invalidate(self, tag: str) -> dict[str, Any]:
+        await self.cache.invalidate(tag)
+        return {}
+
+    async def clear(self) -> dict[str, Any]:
+        await self.cache.clear()
+        return {}
+
+
+if __name__ == "__main__":
+    asyncio.run(Worker(**json.loads(sys.argv[1])).run())
