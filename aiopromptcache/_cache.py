@@ -160,16 +160,16 @@ class PromptCache:
         """The stored value, or `default`.
 
         With `type` (a pydantic model, dataclass, TypedDict, …) it is validated into it; a stored
-        value that does not fit is a miss. The value is the caller's own copy.
+        value that does not fit is a miss. The value is the caller's own copy. One that is past its
+        fresh life is a miss as well (nothing here could refresh it), but for `max_stale`.
         """
         engine = self._engine
         policy = self.current_policy
         slot = self._slot(key, policy)
         if not policy.no_cache:
-            landed = await engine.look(slot, policy, _fits(type))
-            if landed is not None and landed.tier is not None:
-                engine.hit(key, landed.entry, landed.tier)
-                return decode_as(landed.entry, type)
+            answer = await engine.find(key, slot, policy, _fits(type))
+            if answer is not None:
+                return decode_as(answer.entry, type)
         engine.ledger.missed(key)
         return default
 

@@ -91,17 +91,24 @@ class Storage:
             return found
 
     async def _ask_remote(self, slot: str) -> Found | None:
-        """The first fresh entry, fastest tier first."""
+        """The first fresh entry, fastest tier first; else the youngest that is not over."""
+        old: Found | None = None
         for guard in self.remote:
             entry = (await guard.get([slot])).get(slot)
-            if entry is not None and (
-                entry.ttl is None or entry.age(self._ledger.clock()) < entry.ttl
-            ):
+            now = self._ledger.clock()
+            if entry is None or entry.expires_at <= now:
+                continue
+            if entry.ttl is None or entry.age(now) < entry.ttl:
                 return Found(entry, guard.name)
-        return None
+            if old is None or entry.stored_at > old.entry.stored_at:
+                old = Found(entry, guard.name)
+        return old
 
     def _promote(self, slot: str, found: Found) -> None:
-        if self.local is not None and found.tier != self.local.name:
+        if self.local is None or found.tier == self.local.name:
+            return
+        known = self.local.peek(slot)
+        if known is None or known.stored_at <= found.entry.stored_at:
             self.local.put(slot, found.entry)
 
     # Writing

@@ -6,16 +6,26 @@ import copy
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
 from cachetools import LRUCache
-from openai import APIResponseValidationError, APITimeoutError, AsyncOpenAI, NotGiven, Omit
+from openai import (
+    APIConnectionError,
+    APIResponseValidationError,
+    APIStatusError,
+    APITimeoutError,
+    AsyncOpenAI,
+    NotGiven,
+    Omit,
+    OpenAIError,
+)
 
 from .._engine import Answer, Ask, Engine, Loaded
 from .._entry import Entry, Kind
 from .._keys import Unkeyable, canonical, digest, plain_json
 from .._policy import Policy, Request, cache_control
+from .._refresh import is_outage
 from ._endpoints import Body, Endpoint, cacheable, usage_of
 from ._rebuild import rebuild
 from ._record import pack_head
@@ -46,6 +56,10 @@ class Call(NamedTuple):
     """True where the fast layer has asked the tiers, which had nothing."""
     spent: float = 0.0
     """Seconds that this took of remote tiers."""
+    fwd: str = "miss"
+    """Why it goes upstream, as far as the fast layer knows."""
+    loads: bool = False
+    """True for a refresh of the fast layer's: it wants what the upstream gives, and no object."""
 
 
 planned: ContextVar[Call | None] = ContextVar("aiopromptcache planned call", default=None)
@@ -165,6 +179,8 @@ class Binding:
             outlasts=lambda error, other: _outlasts(error, patience, other),
             looked=call.looked,
             spent=call.spent,
+            outage=_is_outage,
+            fwd=call.fwd,
             endpoint=call.endpoint.name,
             model=model_of(call),
         )
@@ -175,7 +191,7 @@ class Binding:
         self, call: Call, kind: Kind, response: Any, body: bytes, parsed: Body | None
     ) -> Entry:
         """The entry for an upstream response; `parsed` is its plain form."""
-        return self.engine.entry(
+        entry = self.engine.entry(
             kind,
             body,
             call.policy,
@@ -184,6 +200,10 @@ class Binding:
             model=model_of(call),
             usage=usage_of(parsed) if parsed is not None else None,
         )
+        # What one call's own header allows on errors is no reason to record less for the others.
+        window = cast(float, self.policy().stale_if_error)
+        entry.stale_if_error = max(entry.stale_if_error, window)
+        return entry
 
     def storable(self, call: Call, response: Any, parsed: Body | None) -> bool:
         """May this answer be stored? A policy's callable that fails says no."""
@@ -232,6 +252,13 @@ def _outlasts(error: Exception, mine: float | None, leaders: float | None) -> bo
     if not isinstance(error, APITimeoutError) or leaders is None:
         return False
     return mine is None or mine > leaders
+
+
+def _is_outage(error: Exception) -> bool:
+    """By status; of the SDK's other errors only those of connections and timeouts."""
+    if isinstance(error, OpenAIError) and not isinstance(error, APIStatusError):
+        return isinstance(error, APIConnectionError)
+    return is_outage(error)
 
 
 def model_of(call: Call) -> str | None:

@@ -145,6 +145,8 @@ class _Call:
         return reply
 
     async def _plain(self, call: Call) -> Any:
+        if call.loads:
+            return await self._ask(call).load()
         try:
             answer = call.answer or await self._engine.fetch(self._ask(call))
         except OutOfPatience:
@@ -186,8 +188,9 @@ class _Call:
         async def load() -> Loaded:
             reply = await self._ask_upstream()
             body = await reply.response.aread()
-            parsed = parse(body)
-            entry = self._binding.entry(call, Kind.HTTP, reply.response, body, parsed)
+            kind = Kind.SSE if self._stream else Kind.HTTP  # a stream's refresh reads it all
+            parsed = accumulate(call.endpoint, body) if self._stream else parse(body)
+            entry = self._binding.entry(call, kind, reply.response, body, parsed)
             storable = self._binding.storable(call, reply.response, parsed)
             return Loaded(entry, storable, (reply, body, parsed))
 

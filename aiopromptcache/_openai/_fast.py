@@ -13,7 +13,7 @@ from typing import Any
 
 from openai import APITimeoutError, not_given
 
-from .._engine import Answer, Loaded
+from .._engine import Answer, Ask, Loaded
 from .._entry import Entry
 from .._flights import OutOfPatience
 from .._status import mark
@@ -35,7 +35,7 @@ def fast_create(
     async def create(*args: Any, **params: Any) -> Any:
         call = None
         if not args:
-            fast = _FastCall(binding, endpoint, params)
+            fast = _FastCall(binding, endpoint, params, plain)
             call = fast.plan()
             if call is not None:
                 result, call = fast.from_memory(call)
@@ -63,12 +63,20 @@ class _FastCall:
         "_given",
         "_headers",
         "_params",
+        "_plain",
         "_query",
         "_timeout",
         "_vectors",
     )
 
-    def __init__(self, binding: Binding, endpoint: Endpoint, params: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        binding: Binding,
+        endpoint: Endpoint,
+        params: dict[str, Any],
+        plain: Callable[..., Any],
+    ) -> None:
+        self._plain = plain
         self._binding = binding
         self._endpoint = endpoint
         self._given = self._params = given(params)
@@ -114,10 +122,14 @@ class _FastCall:
     def from_memory(self, call: Call) -> tuple[Any, Call]:
         """A new object for a repeat, or the plan to go on with."""
         engine = self._binding.engine
-        entry = None if call.policy.no_cache else engine.peek(call.slot, call.policy)
-        if entry is None or not is_plain(entry):
+        if call.policy.no_cache:
             return None, call
-        return self._answered(call, engine.hit(call.key, entry, engine.storage.local_name))
+        entry = engine.peek(call.slot, call.policy)
+        if entry is not None and is_plain(entry):
+            return self._answered(call, engine.hit(call.key, entry, engine.storage.local_name))
+        if engine.storage.peek(call.slot) is None:
+            return None, call
+        return self._offered(call, ask := self._ask(call), engine.local(ask))
 
     @property
     def as_asked(self) -> dict[str, Any]:
@@ -148,13 +160,31 @@ class _FastCall:
         return None, call
 
     async def _from_remote(self, call: Call) -> tuple[Any, Call]:
-        engine = self._binding.engine
         loop = asyncio.get_running_loop()
         started = loop.time()
-        landed = await engine.look_remote(call.slot, call.policy, is_plain)
-        if landed is None or landed.tier is None:
-            return None, call._replace(spent=loop.time() - started)
-        return self._answered(call, engine.hit(call.key, landed.entry, landed.tier))
+        ask = self._ask(call)
+        answer = await self._binding.engine.remote(ask)
+        return self._offered(call._replace(spent=loop.time() - started), ask, answer)
+
+    def _ask(self, call: Call) -> Ask:
+        ask = self._binding.ask(call, self._timeout, functools.partial(self._load, call))
+        ask.settle = self._settle
+        return ask
+
+    def _settle(self) -> None:
+        self._given = self.as_asked
+
+    async def _load(self, call: Call) -> Loaded:
+        """Ask the upstream through the SDK, in a flight of its own."""
+        planned.set(call._replace(loads=True))
+        loaded: Loaded = await self._plain(**self._given)
+        return loaded
+
+    def _offered(self, call: Call, ask: Ask, answer: Answer | None) -> tuple[Any, Call]:
+        """What a tier's entry came to."""
+        if answer is None:
+            return None, call._replace(fwd=ask.fwd)
+        return self._answered(call, answer)
 
     def _answered(self, call: Call, answer: Answer) -> tuple[Any, Call]:
         """The object, or the answer for the SDK to make an object of."""
@@ -173,9 +203,8 @@ class _FastCall:
 
     async def _follow(self, call: Call) -> tuple[Any, Call]:
         """The other caller's answer, or the plan where that came to nothing."""
-        ask = self._binding.ask(call, self._timeout, _never)
         try:
-            answer = await self._binding.engine.follow(ask)
+            answer = await self._binding.engine.follow(self._ask(call))
         except OutOfPatience:
             raise APITimeoutError(request=self._request()) from None
         if answer is None:
@@ -205,6 +234,3 @@ class _FastCall:
         options = options_of(self._endpoint, self._params, self._headers, self._query)
         return request_of(self._binding.client, options)
 
-
-async def _never() -> Loaded:
-    raise AssertionError("a follower never loads")
