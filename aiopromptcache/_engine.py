@@ -126,7 +126,9 @@ class Engine:
         self, key: str, slot: str, policy: Policy, accepts: Callable[[Entry], bool]
     ) -> Answer | None:
         """What any tier has that is good without a refresh: fresh, or within max_stale."""
-        final = (Verdict.FRESH, Verdict.ACCEPTED)
+        final = {Verdict.FRESH, Verdict.ACCEPTED}
+        if policy.max_stale is not None:
+            final.add(Verdict.REVALIDATE)
         found = await self._found(
             slot, policy, lambda entry, verdict: verdict in final and accepts(entry)
         )

@@ -138,6 +138,15 @@ class Refreshes:
             task.cancel()
         if own:
             await asyncio.wait(own)
-        works = {flight.task for flight in own.values() if flight.task and not flight.waiting}
+        works = {task for flight in own.values() if (task := self._end(flight)) is not None}
         if works:
             await asyncio.wait(works, timeout=DRAIN_SECONDS)
+
+    def _end(self, flight: Flight[Landed]) -> asyncio.Task[None] | None:
+        """Cancel a flight that nobody else waits for; gives what is still to end."""
+        if flight.waiting or flight.kept or flight.task is None:
+            return None
+        self._flights.remove(flight)
+        flight.detached = True
+        flight.task.cancel()
+        return flight.task

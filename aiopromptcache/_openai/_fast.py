@@ -233,4 +233,3 @@ class _FastCall:
     def _request(self) -> Any:
         options = options_of(self._endpoint, self._params, self._headers, self._query)
         return request_of(self._binding.client, options)
-
