@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ._engine import Ask, Landed
 
 FAILURE_SECONDS = 2.0
-"""How long a failure is remembered, on the cache's clock: nobody asks for the same again at once."""
+"""How long, on the cache's clock, a failure is remembered: nobody asks again at once."""
 FAILURES = 10_000
 """Keys whose failure is remembered at most; the oldest is forgotten first."""
 DRAIN_SECONDS = 1.0
@@ -138,7 +138,7 @@ class Refreshes:
             task.cancel()
         if own:
             await asyncio.wait(own)
-        works = {task for flight in own.values() if (task := self._end(flight)) is not None}
+        works = {work for flight in own.values() if (work := self._end(flight)) is not None}
         if works:
             await asyncio.wait(works, timeout=DRAIN_SECONDS)
 

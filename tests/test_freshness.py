@@ -7,7 +7,7 @@ import contextvars
 from typing import Any
 
 import pytest
-from engine_tools import Gate, Gated, Upstream, cancel, finish, gives, quiet, unwanted, until
+from engine_tools import Gate, Gated, Upstream, cancel, finish, gives, quiet, until, unwanted
 
 from aiopromptcache import CacheEvent, MemoryTier, Policy, PromptCache
 from aiopromptcache._refresh import FAILURE_SECONDS, FAILURES, Failures, is_outage
