@@ -193,6 +193,7 @@ class PromptCache:
         What is in flight for them still answers its callers, and is not stored.
         """
         policy = self.current_policy
+        keys = tuple(part for key in keys for part in _parts(key))
         slots = {self._slot(key, policy) for key in keys}
         if policy.partition:  # a status's key has its partition inside
             slots |= {self._engine.prefix + key for key in keys if _is_digest(key)}
@@ -323,6 +324,14 @@ def _decode_fresh(entry: Entry, kind: Any) -> Any:
         return decode_as(entry, kind)
     except Misfit:
         return decode(entry)
+
+
+def _parts(key: str) -> list[str]:
+    """The keys that are meant: that of several embeddings is made of theirs."""
+    if type(key) is not str or "," not in key:
+        return [key]
+    parts = key.split(",")
+    return parts if all(map(_is_digest, parts)) else [key]
 
 
 def _is_digest(key: str) -> bool:

@@ -11,8 +11,9 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
+from ._batches import Batches
 from ._entry import Entry, Kind
 from ._errors import NotCached
 from ._events import Hook
@@ -22,6 +23,8 @@ from ._policy import Policy, Verdict, decide, due_early, refused_as
 from ._refresh import Refreshes, is_outage
 from ._storage import Found, Storage
 from .tiers._base import Tier
+
+T = TypeVar("T")
 
 NO_STORE_LANE = "no-store"
 DRAIN_SECONDS = 1.0
@@ -94,9 +97,10 @@ class Engine:
         clock: Callable[[], float],
     ) -> None:
         self.ledger = Ledger(namespace, hooks, clock)
-        self.flights: Flights[Landed] = Flights()
+        self.flights: Flights[Any] = Flights()
         self.storage = Storage(tiers, self.ledger, self.flights)
         self.refreshes = Refreshes(self.flights, self._fly, self._refreshed, clock)
+        self.batches = Batches(self)
         self.clock = clock
         self.stats = self.ledger.stats
         self.prefix = self.storage.prefix
@@ -236,7 +240,7 @@ class Engine:
             return None  # another caller wanted another type
         if landed.tier is not None:  # None where another caller accepted older answers
             return self.offer(ask, Found(landed.entry, landed.tier))
-        return self._answer(ask, landed, leader=False)
+        return self.answered(ask, landed, leader=False)
 
     async def _lead(self, ask: Ask, lane: str | None) -> Answer:
         flight = self.flights.start(
@@ -256,7 +260,7 @@ class Engine:
                 return answer
             self.ledger.count_request(leader=True)
             raise
-        return self._answer(ask, landed, leader=True)
+        return self.answered(ask, landed, leader=True)
 
     async def rescue(self, ask: Ask, error: Exception) -> Answer | None:
         """The old answer in place of an upstream's failure, where stale_if_error allows it.
@@ -314,18 +318,24 @@ class Engine:
         return Landed(loaded.entry, None, stored, loaded.extra)
 
     async def _load(self, ask: Ask) -> Loaded:
+        loaded, took = await self.paid(ask, ask.load)
+        loaded.entry.cost = took
+        return loaded
+
+    async def paid(self, ask: Ask, load: Callable[[], Awaitable[T]]) -> tuple[T, float]:
+        """What one upstream call gives, and the seconds that it took; counted."""
         self.stats.upstream_calls += 1
         started = self.clock()
         try:
-            loaded = await ask.load()
+            brought = await load()
         except Exception as error:
             self.stats.errors += 1
             self.tell("error", ask, error=error, duration=self.clock() - started)
             raise
-        loaded.entry.cost = max(0.0, self.clock() - started)
-        return loaded
+        return brought, max(0.0, self.clock() - started)
 
-    def _answer(self, ask: Ask, landed: Landed, leader: bool) -> Answer:
+    def answered(self, ask: Ask, landed: Landed, *, leader: bool) -> Answer:
+        """Count and describe what a flight brought to one of its callers."""
         entry = landed.entry
         if landed.tier is not None:
             found = Found(entry, landed.tier)

@@ -8,7 +8,7 @@ goes on when every caller has left, and ends when the cache is closed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,7 @@ class Refreshes:
 
     def __init__(
         self,
-        flights: Flights[Landed],
+        flights: Flights[Any],
         fly: Callable[[Flight[Landed], Ask], Coroutine[Any, Any, Landed]],
         brought: Callable[[Ask, Landed], None],
         clock: Callable[[], float],
@@ -91,7 +91,7 @@ class Refreshes:
         self._flights = flights
         self._fly = fly
         self._brought = brought
-        self._tasks: dict[asyncio.Task[None], Flight[Landed]] = {}
+        self._tasks: dict[asyncio.Task[None], Flight[Any]] = {}
 
     def start(self, ask: Ask, seen: Entry) -> None:
         """Fetch something newer than `seen`, unless that is under way or failed a moment ago.
@@ -112,23 +112,42 @@ class Refreshes:
             )
         except ReentrantCall:  # we are in the work for this very key
             return
+        self.watch(flight, own, [slot], lambda landed: self._brought(own, landed))
+
+    def watch(
+        self,
+        flight: Flight[Any],
+        ask: Ask,
+        slots: Sequence[str],
+        brought: Callable[[Any], None],
+    ) -> None:
+        """Let a flight for some slots go on though no caller waits for it; tell what it brings."""
         # A context of its own: what the caller is part of does not wait for this.
         task = flight.loop.create_task(
-            self._watch(flight, own), name="aiopromptcache refresh", context=Context()
+            self._wait(flight, ask, slots, brought),
+            name="aiopromptcache refresh",
+            context=Context(),
         )
         if not task.done():
             self._tasks[task] = flight
             task.add_done_callback(lambda task: self._tasks.pop(task, None))
 
-    async def _watch(self, flight: Flight[Landed], ask: Ask) -> None:
+    async def _wait(
+        self,
+        flight: Flight[Any],
+        ask: Ask,
+        slots: Sequence[str],
+        brought: Callable[[Any], None],
+    ) -> None:
         try:
             landed = await self._flights.join(flight, leader=True)
         except FlightLost:
             return
         except Exception as error:  # it has been counted and told where it was raised
-            self.failures.note(ask.slot, outage=ask.outage(error))
+            for slot in slots:
+                self.failures.note(slot, outage=ask.outage(error))
         else:
-            self._brought(ask, landed)
+            brought(landed)
 
     async def aclose(self) -> None:
         """End all refreshes; one whose answer is there is still stored."""
@@ -142,7 +161,7 @@ class Refreshes:
         if works:
             await asyncio.wait(works, timeout=DRAIN_SECONDS)
 
-    def _end(self, flight: Flight[Landed]) -> asyncio.Task[None] | None:
+    def _end(self, flight: Flight[Any]) -> asyncio.Task[None] | None:
         """Cancel a flight that nobody else waits for; gives what is still to end."""
         if flight.waiting or flight.kept or flight.task is None:
             return None

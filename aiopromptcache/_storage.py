@@ -7,7 +7,7 @@ detaches the flights and looks of its slots.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -90,19 +90,46 @@ class Storage:
                 self._promote(slot, found)
             return found
 
+    async def look_many(self, slots: Sequence[str], *, promote: bool = True) -> dict[str, Found]:
+        """Like `look` for many slots, with one read for each remote tier."""
+        looks = {slot: self._looks.open(slot, ()) for slot in slots}
+        found: dict[str, Found] = {}
+        try:
+            for guard in self.remote:
+                if missing := [slot for slot in slots if not self._is_fresh(found.get(slot))]:
+                    entries = await guard.get(missing)
+                    for slot in missing:
+                        self._prefer(found, slot, entries.get(slot), guard.name)
+        finally:
+            for look in looks.values():
+                self._looks.remove(look)
+        for slot, one in found.items():
+            if promote and not looks[slot].detached:
+                self._promote(slot, one)
+        return found
+
+    def _is_fresh(self, found: Found | None) -> bool:
+        if found is None:
+            return False
+        ttl = found.entry.ttl
+        return ttl is None or found.entry.age(self._ledger.clock()) < ttl
+
+    def _prefer(self, found: dict[str, Found], slot: str, entry: Entry | None, tier: str) -> None:
+        """Of several records of a slot a fresh one counts, else the youngest that is not over."""
+        if entry is None or entry.expires_at <= self._ledger.clock():
+            return
+        known = found.get(slot)
+        if known is None or entry.stored_at > known.entry.stored_at:
+            found[slot] = Found(entry, tier)
+
     async def _ask_remote(self, slot: str) -> Found | None:
         """The first fresh entry, fastest tier first; else the youngest that is not over."""
-        old: Found | None = None
+        found: dict[str, Found] = {}
         for guard in self.remote:
-            entry = (await guard.get([slot])).get(slot)
-            now = self._ledger.clock()
-            if entry is None or entry.expires_at <= now:
-                continue
-            if entry.ttl is None or entry.age(now) < entry.ttl:
-                return Found(entry, guard.name)
-            if old is None or entry.stored_at > old.entry.stored_at:
-                old = Found(entry, guard.name)
-        return old
+            self._prefer(found, slot, (await guard.get([slot])).get(slot), guard.name)
+            if self._is_fresh(found.get(slot)):
+                break
+        return found.get(slot)
 
     def _promote(self, slot: str, found: Found) -> None:
         if self.local is None or found.tier == self.local.name:
@@ -131,6 +158,41 @@ class Storage:
             else:
                 await guard.set({slot: newer})
         return False
+
+    async def keep_many(
+        self, kept: Mapping[str, tuple[Flight[Any], Entry]], spent: float = 0.0
+    ) -> set[str]:
+        """Like `keep` for many slots, with one write for each tier; gives what is stored."""
+        live = {
+            slot: entry
+            for slot, (flight, entry) in kept.items()
+            if not flight.detached and entry.ttl != 0
+        }
+        self._storing.update(live)
+        try:
+            stored = await self._store_many(live, spent)
+        finally:
+            newer = {slot: self._storing.pop(slot, None) for slot in live}
+        overtaken = {slot for slot in live if kept[slot][0].detached}
+        if overtaken:
+            again = {s: e for s in overtaken if (e := newer[s]) is not None and e is not live[s]}
+            for guard in self.remote:
+                if gone := overtaken - again.keys():
+                    await guard.delete(list(gone))
+                if again:
+                    await guard.set(again)
+        return stored - overtaken
+
+    async def _store_many(self, entries: Mapping[str, Entry], spent: float) -> set[str]:
+        stored: set[str] = set()
+        if self.local is not None:
+            stored = {slot for slot, entry in entries.items() if self.local.put(slot, entry)}
+        if entries:
+            for guard in self.remote:
+                if await guard.set(entries, spent=spent):
+                    stored = set(entries)
+        self._ledger.stats.stores += len(stored)
+        return stored
 
     async def store(self, slot: str, entry: Entry, spent: float = 0.0) -> bool:
         """Write one entry to every tier; True where at least one took it."""

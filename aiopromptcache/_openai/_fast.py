@@ -14,10 +14,11 @@ from typing import Any
 from openai import APITimeoutError, not_given
 
 from .._engine import Answer, Ask, Loaded
-from .._entry import Entry
+from .._entry import Entry, Kind
 from .._flights import OutOfPatience
 from .._status import mark
 from ._binding import RAW_HEADER, Binding, Call, given, is_plain, planned, snapshot
+from ._embeddings import Items, summary
 from ._endpoints import Endpoint
 from ._raw import RawHit, options_of, request_of
 from ._rebuild import decode_vectors
@@ -100,7 +101,7 @@ class _FastCall:
                 self._take_extras()
             if self._headers and self._headers.get(RAW_HEADER) == "stream":
                 return None
-            return self._binding.plan(
+            call = self._binding.plan(
                 self._endpoint,
                 self._endpoint.path,
                 self._params,
@@ -108,6 +109,7 @@ class _FastCall:
                 self._query,
                 looked=True,
             )
+            return call._replace(decoded=True) if call and self._vectors else call
         except Exception:  # whatever it was, the complete layer meets it again, and tells
             return None
 
@@ -124,12 +126,29 @@ class _FastCall:
         engine = self._binding.engine
         if call.policy.no_cache:
             return None, call
+        if call.items is not None:
+            return self._items_from_memory(call, call.items), call
         entry = engine.peek(call.slot, call.policy)
         if entry is not None and is_plain(entry):
             return self._answered(call, engine.hit(call.key, entry, engine.storage.local_name))
         if engine.storage.peek(call.slot) is None:
             return None, call
         return self._offered(call, ask := self._ask(call), engine.local(ask))
+
+    def _items_from_memory(self, call: Call, items: Items) -> Any:
+        """A new object if all items are fresh here; the complete layer does the rest."""
+        engine, entries = self._binding.engine, []
+        for slot in items.slots:
+            entry = engine.peek(slot, call.policy)
+            if entry is None or entry.kind is not Kind.VECTOR:
+                return None
+            entries.append(entry)
+        whole = summary(entries, engine.clock())
+        answer = engine.hit(items.key, whole, engine.storage.local_name)
+        assembler = self._binding.assembler
+        built = assembler.response(entries, None, decoded=self._vectors)
+        built.__dict__["_request_id"] = assembler.request_id(entries[0])
+        return self._deliver(answer, built, lambda: assembler.http(entries, None, None))
 
     @property
     def as_asked(self) -> dict[str, Any]:
@@ -141,6 +160,8 @@ class _FastCall:
 
     def is_elsewhere(self, call: Call) -> bool:
         """May the answer be in another caller's flight or in a remote tier?"""
+        if call.items is not None:
+            return False
         return self._flying(call) or (
             bool(self._binding.engine.storage.remote) and not call.policy.no_cache
         )
@@ -215,7 +236,7 @@ class _FastCall:
         built = self._binding.build(call, entry)
         return None if self._vectors and built and not decode_vectors(built) else built
 
-    def _deliver(self, answer: Answer, built: Any) -> Any:
+    def _deliver(self, answer: Answer, built: Any, entry: Callable[[], Entry] | None = None) -> Any:
         mark(built, answer.status)
         if self._headers is None or self._headers.get(RAW_HEADER) is None:
             return built
@@ -228,6 +249,7 @@ class _FastCall:
             self._headers,
             self._query,
             vectors=self._vectors,
+            entry=entry,
         )
 
     def _request(self) -> Any:
