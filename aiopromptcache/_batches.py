@@ -70,11 +70,15 @@ class Batches:
         slots: Sequence[str],
         load: Callable[[], Awaitable[Fetched]],
         *,
+        instead: str | None = None,
         shared: bool = True,
     ) -> Batch:
-        """Ask upstream for slots; where it is not `shared`, others do not find it."""
+        """Ask upstream for slots; where it is not `shared`, others do not find it.
+
+        `instead` is a slot that the upstream may bring in their place.
+        """
         batch, flights = Batch(slots), self._engine.flights
-        for slot in batch.slots:
+        for slot in slots if instead is None else [*slots, instead]:
             batch.marks[slot] = flights.open(slot, ask.policy.tags)
         try:
             batch.flight = flights.start(

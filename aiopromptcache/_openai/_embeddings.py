@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import Awaitable, Callable, Container, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import orjson
@@ -204,11 +204,13 @@ class Gathering:
         policy = self._ask.policy
         share = not policy.no_cache and not policy.no_store
         while missing:
-            finds = [self._engine.batches.find(slot) for slot in missing] if share else []
-            batches = dict.fromkeys(batch for batch in finds if batch is not None)
-            mine = [slot for slot in missing if not any(slot in batch.slots for batch in batches)]
+            theirs: dict[Batch, list[str]] = {}
+            mine = []
+            for slot in missing:
+                batch = self._engine.batches.find(slot) if share else None
+                (mine if batch is None else theirs.setdefault(batch, [])).append(slot)
             own = self._start(mine) if mine else None
-            await self._join(list(batches), own)
+            await self._join(theirs, own)
             missing = [slot for slot in missing if slot not in self._brought]
             if own is not None and not own.slots.isdisjoint(missing):
                 raise Whole  # the answer was none to these inputs
@@ -221,19 +223,20 @@ class Gathering:
         policy = self._ask.policy
         return self._engine.batches.start(
             self._ask,
-            [*slots, self._whole] if every else slots,
+            slots,
             lambda: self._load(None if every else slots),
+            instead=self._whole if every else None,
             shared=not policy.no_cache and not policy.no_store,
         )
 
-    async def _join(self, batches: list[Batch], own: Batch | None) -> None:
+    async def _join(self, theirs: dict[Batch, list[str]], own: Batch | None) -> None:
         flights, ask = self._engine.flights, self._ask
-        joins = [flights.join(b.flight, leader=False, timeout=ask.patience) for b in batches]
+        joins = [flights.join(b.flight, leader=False, timeout=ask.patience) for b in theirs]
         if own is not None:
             joins.append(flights.join(own.flight, leader=True))
         outcomes = await _all(joins)
-        for batch, outcome in zip(batches, outcomes, strict=False):
-            self._take(batch, outcome)
+        for (batch, slots), outcome in zip(theirs.items(), outcomes, strict=False):
+            self._take(batch, slots, outcome)
         if own is not None:
             self._take_own(own, outcomes[-1])
 
@@ -243,10 +246,15 @@ class Gathering:
         if isinstance(outcome, BaseException):
             raise outcome
         self._paid.append(outcome)
-        self._take(own, outcome, leader=True)
+        self._take(own, own.slots, outcome, leader=True)
 
     def _take(
-        self, batch: Batch, outcome: Fetched | BaseException, *, leader: bool = False
+        self,
+        batch: Batch,
+        slots: Iterable[str],
+        outcome: Fetched | BaseException,
+        *,
+        leader: bool = False,
     ) -> None:
         """What a batch brought; its failure where it concerns this call."""
         if isinstance(outcome, BaseException):
@@ -257,7 +265,7 @@ class Gathering:
         if (whole := entries.get(self._whole)) is not None:
             landed = Landed(whole, None, self._whole in stored, outcome.extra if leader else None)
             raise Whole(landed, leader=leader)
-        self._brought.update({slot: entries[slot] for slot in self._slots if slot in entries})
+        self._brought.update({slot: entries[slot] for slot in slots if slot in entries})
         self._stored |= stored
 
     def _concerns(self, batch: Batch, error: BaseException) -> bool:
@@ -268,7 +276,7 @@ class Gathering:
             return True
         if self._ask.outlasts(error, batch.flight.patience):
             return False
-        return batch.slots <= {*self._slots, self._whole}
+        return batch.slots <= set(self._slots)
 
     def _rescued(self, missing: list[str], error: Exception) -> bool:
         """May old items stand in for what the upstream failed to bring?"""

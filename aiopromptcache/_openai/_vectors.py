@@ -203,11 +203,16 @@ class Assembler:
         """
         data = []
         for index, entry in enumerate(entries):
-            one, form, start, *_ = entry.memo or self._learn(entry)
+            memo = entry.memo or self._learn(entry)
+            data.append(memo[0].item(index=index, embedding=[]))
+        # Filled in afterwards: for each long list a short one goes, so that the garbage collector
+        # is not called to walk over a million floats again and again.
+        for item, entry in zip(data, entries, strict=True):
+            _, form, start, *_ = entry.memo or self._learn(entry)
             vector = _vector(entry, form, start, decoded)
             if form == JSON:  # the SDK makes floats of them
                 vector = list(map(float, vector))
-            data.append(one.item(index=index, embedding=vector))
+            item.__dict__["embedding"] = vector
         text = self._billed(entries) if usage is None else orjson.dumps(usage)
         response: CreateEmbeddingResponse = self._mould(entries[0]).response(
             data=data, usage=self._usage(text)
