@@ -205,7 +205,7 @@ class Gathering:
         share = not policy.no_cache and not policy.no_store
         while missing:
             theirs: dict[Batch, list[str]] = {}
-            mine = []
+            mine: list[str] = []
             for slot in missing:
                 batch = self._engine.batches.find(slot) if share else None
                 (mine if batch is None else theirs.setdefault(batch, [])).append(slot)

@@ -107,6 +107,9 @@ def server() -> Server:
 @pytest.fixture
 async def plain(server: Server) -> AsyncIterator[AsyncOpenAI]:
     async with server.client() as client:
+        await embed(client, "first")  # the SDK's first call waits for a thread
+        server.asked.clear()
+        server.bodies.clear()
         yield client
 
 
