@@ -160,16 +160,16 @@ class PromptCache:
         """The stored value, or `default`.
 
         With `type` (a pydantic model, dataclass, TypedDict, …) it is validated into it; a stored
-        value that does not fit is a miss. The value is the caller's own copy.
+        value that does not fit is a miss. The value is the caller's own copy. One that is past its
+        fresh life is a miss as well (nothing here could refresh it), but for `max_stale`.
         """
         engine = self._engine
         policy = self.current_policy
         slot = self._slot(key, policy)
         if not policy.no_cache:
-            landed = await engine.look(slot, policy, _fits(type))
-            if landed is not None and landed.tier is not None:
-                engine.hit(key, landed.entry, landed.tier)
-                return decode_as(landed.entry, type)
+            answer = await engine.find(key, slot, policy, _fits(type))
+            if answer is not None:
+                return decode_as(answer.entry, type)
         engine.ledger.missed(key)
         return default
 
@@ -193,6 +193,7 @@ class PromptCache:
         What is in flight for them still answers its callers, and is not stored.
         """
         policy = self.current_policy
+        keys = tuple(part for key in keys for part in _parts(key))
         slots = {self._slot(key, policy) for key in keys}
         if policy.partition:  # a status's key has its partition inside
             slots |= {self._engine.prefix + key for key in keys if _is_digest(key)}
@@ -323,6 +324,14 @@ def _decode_fresh(entry: Entry, kind: Any) -> Any:
         return decode_as(entry, kind)
     except Misfit:
         return decode(entry)
+
+
+def _parts(key: str) -> list[str]:
+    """The keys that are meant: that of several embeddings is made of theirs."""
+    if type(key) is not str or "," not in key:
+        return [key]
+    parts = key.split(",")
+    return parts if all(map(_is_digest, parts)) else [key]
 
 
 def _is_digest(key: str) -> bool:

@@ -20,6 +20,8 @@ class Kind(IntEnum):
     """The body of an HTTP response; its head is in `Entry.head`."""
     SSE = 5
     """The body of a cleanly ended event stream; its head is in `Entry.head`."""
+    VECTOR = 6
+    """One item of an embeddings answer (`_openai/_vectors.py`); `Entry.head` is that answer's."""
 
 
 class Usage(NamedTuple):

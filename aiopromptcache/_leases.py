@@ -187,13 +187,15 @@ class Coordinator:
                 self._tier.lease / RENEWALS, self._renew
             )
 
-    async def fill(self, entry: Entry, lease: Lease | None, slot: str, spent: float) -> bool | None:
+    async def fill(
+        self, kept: Mapping[str, tuple[Entry, Lease | None]], spent: float
+    ) -> Mapping[str, bool | None]:
         """Store what was loaded: False where something overtook it, None while the tier is out."""
         try:
-            return await self.guard.fill(entry, lease or self.guard.right(slot), spent=spent)
+            fills = [(e, lease or self.guard.right(slot)) for slot, (e, lease) in kept.items()]
+            return dict(zip(kept, await self.guard.fill(fills, spent=spent), strict=True))
         finally:
-            if lease is not None:
-                self._held.discard(lease)
+            self._held -= {lease for _, lease in kept.values() if lease is not None}
 
     def give_back(self, lease: Lease | None) -> None:
         """Nothing will come of this lease: whoever waits may have it. Does not wait itself."""

@@ -4,22 +4,34 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
 from cachetools import LRUCache
-from openai import APIResponseValidationError, APITimeoutError, AsyncOpenAI, NotGiven, Omit
+from openai import (
+    APIConnectionError,
+    APIResponseValidationError,
+    APIStatusError,
+    APITimeoutError,
+    AsyncOpenAI,
+    NotGiven,
+    Omit,
+    OpenAIError,
+)
 
 from .._engine import Answer, Ask, Engine, Loaded
-from .._entry import Entry, ForeignEntry, Kind
+from .._entry import Entry, ForeignEntry, Kind, Usage
 from .._keys import Unkeyable, canonical, digest, plain_json
 from .._policy import Policy, Request, cache_control
+from .._refresh import is_outage
+from ._embeddings import Items, items_of
 from ._endpoints import Body, Endpoint, cacheable, usage_of
 from ._rebuild import rebuild
 from ._record import is_json, pack_head, says_json
 from ._scope import Scope
+from ._vectors import Assembler, Item
 
 logger = logging.getLogger("aiopromptcache")
 
@@ -46,6 +58,14 @@ class Call(NamedTuple):
     """True where the fast layer has asked the tiers, which had nothing."""
     spent: float = 0.0
     """Seconds that this took of remote tiers."""
+    fwd: str = "miss"
+    """Why it goes upstream, as far as the fast layer knows."""
+    loads: bool = False
+    """True for a refresh of the fast layer's: it wants what the upstream gives, and no object."""
+    items: Items | None = None
+    """Of embeddings: the inputs, each cached by itself."""
+    decoded: bool = False
+    """Of embeddings: True where base64 is asked for, and the caller gets floats."""
 
 
 planned: ContextVar[Call | None] = ContextVar("aiopromptcache planned call", default=None)
@@ -61,6 +81,7 @@ class Binding:
         self.client = client
         self._scope = Scope(client)
         self._memos: LRUCache[int, Any] = LRUCache(_MEMOS)
+        self.assembler = Assembler(client)
 
     def plan(
         self,
@@ -89,8 +110,16 @@ class Binding:
             return None
         if policy.normalize is not None:
             text = canonical(dict(policy.normalize(request)))
-        key = digest(self._scope.prefix(path, policy.partition, headers, query), text)
-        return Call(endpoint, request, policy, key, self.engine.prefix + key, None, looked)
+        prefix = self._scope.prefix(path, policy.partition, headers, query)
+        key = digest(prefix, text)
+        items = None
+        if endpoint.name == "embeddings" and not self.client._strict_response_validation:
+            hashed = params if policy.normalize is None else orjson.loads(text)
+            odd = self.engine.batches.odd
+            items = items_of(prefix, self.engine.prefix, hashed, params, odd)
+        return Call(
+            endpoint, request, policy, key, self.engine.prefix + key, None, looked, items=items
+        )
 
     def policy_for(self, headers: Mapping[str, Any] | None) -> Policy:
         """The policy in force, with the directives of a call's own Cache-Control."""
@@ -165,6 +194,8 @@ class Binding:
             outlasts=lambda error, other: _outlasts(error, patience, other),
             looked=call.looked,
             spent=call.spent,
+            outage=_is_outage,
+            fwd=call.fwd,
             endpoint=call.endpoint.name,
             model=model_of(call),
         )
@@ -175,15 +206,30 @@ class Binding:
         self, call: Call, kind: Kind, response: Any, body: bytes, parsed: Body | None
     ) -> Entry:
         """The entry for an upstream response; `parsed` is its plain form."""
-        return self.engine.entry(
+        usage = usage_of(parsed) if parsed is not None else None
+        return self._entry(call, kind, body, pack_head(response), usage)
+
+    def item_entries(self, call: Call, response: Any, items: Iterable[Item]) -> list[Entry]:
+        """The entries for the items of an embeddings answer."""
+        head = pack_head(response)
+        return [self._entry(call, Kind.VECTOR, i.payload, head, i.usage) for i in items]
+
+    def _entry(
+        self, call: Call, kind: Kind, payload: bytes, head: bytes, usage: Usage | None
+    ) -> Entry:
+        entry = self.engine.entry(
             kind,
-            body,
+            payload,
             call.policy,
-            head=pack_head(response),
+            head=head,
             endpoint=call.endpoint.name,
             model=model_of(call),
-            usage=usage_of(parsed) if parsed is not None else None,
+            usage=usage,
         )
+        # What one call's own header allows on errors is no reason to record less for the others.
+        window = cast(float, self.policy().stale_if_error)
+        entry.stale_if_error = max(entry.stale_if_error, window)
+        return entry
 
     def storable(self, call: Call, response: Any, parsed: Body | None) -> bool:
         """May this answer be stored? A policy's callable that fails says no."""
@@ -239,6 +285,13 @@ def _outlasts(error: Exception, mine: float | None, leaders: float | None) -> bo
     if not isinstance(error, APITimeoutError) or leaders is None:
         return False
     return mine is None or mine > leaders
+
+
+def _is_outage(error: Exception) -> bool:
+    """By status; of the SDK's other errors only those of connections and timeouts."""
+    if isinstance(error, OpenAIError) and not isinstance(error, APIStatusError):
+        return isinstance(error, APIConnectionError)
+    return is_outage(error)
 
 
 def model_of(call: Call) -> str | None:

@@ -10,26 +10,30 @@ import asyncio
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary, finalize
 
 from openai import APITimeoutError, AsyncOpenAI, BaseModel, NotGiven
 from openai._models import FinalRequestOptions
 
+from .._batches import Fetched
 from .._engine import Answer, Ask, Engine, Loaded
 from .._entry import Kind
 from .._errors import ConfigurationError, NotCached
 from .._flights import OutOfPatience
-from .._policy import Policy
+from .._policy import Policy, Request
 from .._status import CacheStatus, LiveStatus, mark
 from ._binding import RAW_HEADER, Binding, Call, given, parse, snapshot, without_directives
+from ._embeddings import Assembled, Gathering, Items, Whole, split
 from ._endpoints import BY_PATH, ENDPOINTS, Endpoint
 from ._fast import fast_create
 from ._raw import request_of
-from ._record import add_cache_status, reopened, replay, with_stream
+from ._record import add_cache_status, pack_head, reopened, replay, with_stream
 from ._recording import Recorder, accumulate
 from ._scope import defined_by_sdk
+from ._vectors import added, take_apart
 
 _LONG_NUMBER = re.compile(rb"\d{19}")
 
@@ -123,6 +127,8 @@ class _Call:
             return await self._bypass()
         if call.request.stream != self._stream:  # `stream` only in extra_body: the SDK's own affair
             return await self._bypass()
+        if call.items is not None:
+            return await self._embedded(call, call.items)
         return await (self._streamed(call) if self._stream else self._plain(call))
 
     def _body(self) -> dict[str, Any]:
@@ -138,17 +144,22 @@ class _Call:
         stats.upstream_calls += 1
         return await self._deliver(await self._ask_upstream(), ("", *_MISS[:4], "bypass"))
 
-    async def _ask_upstream(self) -> Reply:
+    async def _ask_upstream(self, options: FinalRequestOptions | None = None) -> Reply:
         reply: Reply = await self._upstream(
-            _Exchange, self._options, stream=self._stream, stream_cls=self._stream_cls
+            _Exchange, options or self._options, stream=self._stream, stream_cls=self._stream_cls
         )
         return reply
 
     async def _plain(self, call: Call) -> Any:
+        if call.loads:
+            return await self._ask(call).load()
         try:
             answer = call.answer or await self._engine.fetch(self._ask(call))
         except OutOfPatience:
             raise APITimeoutError(request=self._request()) from None
+        return await self._answered(answer)
+
+    async def _answered(self, answer: Answer) -> Any:
         if answer.extra is None:
             return await self._replay(answer)
         reply, body, parsed = answer.extra
@@ -186,12 +197,95 @@ class _Call:
         async def load() -> Loaded:
             reply = await self._ask_upstream()
             body = await reply.response.aread()
-            parsed = parse(body)
-            entry = self._binding.entry(call, Kind.HTTP, reply.response, body, parsed)
+            kind = Kind.SSE if self._stream else Kind.HTTP  # a stream's refresh reads it all
+            parsed = accumulate(call.endpoint, body) if self._stream else parse(body)
+            entry = self._binding.entry(call, kind, reply.response, body, parsed)
             storable = self._binding.storable(call, reply.response, parsed)
             return Loaded(entry, storable, (reply, body, parsed))
 
         return self._binding.ask(call, self._options.timeout, load)
+
+    # Embeddings, item by item
+
+    async def _embedded(self, call: Call, items: Items) -> Any:
+        inputs = split(self._body().get("input")) or ()
+        ask, by_slot = self._ask(call), dict(zip(items.slots, inputs, strict=True))
+        asked = replace(ask, key=items.key)
+        load = functools.partial(self._load_items, call, items.slots, by_slot)
+        try:
+            assembled = await Gathering(self._engine, asked, items, load).answer()
+        except OutOfPatience:
+            raise APITimeoutError(request=self._request()) from None
+        except Whole as whole:
+            self._engine.batches.odd[items.family] = True
+            if whole.landed is None:
+                return await self._plain(call._replace(looked=False))
+            answer = self._engine.answered(ask, whole.landed, leader=whole.leader)
+            return await self._answered(answer)
+        if assembled.genuine:
+            return await self._answered(assembled.answer._replace(extra=assembled.paid[0]))
+        return await self._assembled(call, assembled)
+
+    async def _load_items(
+        self, call: Call, every: list[str], inputs: dict[str, Any], slots: Sequence[str] | None
+    ) -> Fetched:
+        """Ask for some items, or just as the caller did; keep each of the answer by itself."""
+        options = self._options
+        if slots is not None:
+            sent = [inputs[slot] for slot in slots]
+            options = self._asking(sent)
+            params = {**call.request.params, "input": sent}
+            call = call._replace(request=Request(call.endpoint.name, params, False))
+        reply = await self._ask_upstream(options)
+        body = await reply.response.aread()
+        parsed = parse(body)
+        storable = self._binding.storable(call, reply.response, parsed)
+        extra, wanted = (reply, body, parsed), every if slots is None else slots
+        taken = take_apart(body, parsed, [inputs[slot] for slot in wanted])
+        if taken is not None:
+            entries = self._binding.item_entries(call, reply.response, taken)
+            return Fetched(dict(zip(wanted, entries, strict=True)), storable, extra)
+        if slots is not None:
+            return Fetched({}, storable, extra)
+        whole = self._binding.entry(call, Kind.HTTP, reply.response, body, parsed)
+        return Fetched({call.slot: whole}, storable, extra)
+
+    def _asking(self, inputs: list[Any]) -> FinalRequestOptions:
+        """The caller's request with other inputs."""
+        options = self._options.model_copy()
+        if isinstance(extra := options.extra_json, Mapping) and "input" in extra:
+            options.extra_json = {**extra, "input": inputs}
+        else:
+            body: Any = options.json_data
+            options.json_data = {**body, "input": inputs}
+        return options
+
+    async def _assembled(self, call: Call, assembled: Assembled) -> Any:
+        """An answer that nobody gave as it is: as an object, or as a response of the HTTP library
+        that the SDK makes of what the caller asked for.
+        """
+        answer, entries, paid, _ = assembled
+        usage = added(parsed["usage"] for _, _, parsed in paid)
+        reply: Reply | None = paid[-1][0] if paid else None
+        assembler = self._binding.assembler
+        if self._raw is None and self._cast_to is call.endpoint.model:
+            built: Any = assembler.response(entries, usage, decoded=call.decoded)
+            if not isinstance(self._options.post_parser, NotGiven):
+                built = self._options.post_parser(built)
+            vars(built)["_request_id"] = (
+                assembler.request_id(entries[0])
+                if reply is None
+                else reply.response.headers.get("x-request-id")
+            )
+            return mark(built, answer.status)
+        if reply is None:
+            return await self._replay(answer._replace(entry=assembler.http(entries, usage, None)))
+        entry = assembler.http(entries, usage, pack_head(reply.response))
+        status = str(CacheStatus(*answer.status))
+        response = replay(
+            entry, reply.response.request, unread=self._raw == "stream", status=status
+        )
+        return await self._deliver(reply._replace(response=response), answer.status, told=True)
 
     async def _streamed(self, call: Call) -> Any:
         ask = self._ask(call)

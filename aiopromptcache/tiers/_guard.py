@@ -155,17 +155,18 @@ class Guard:
             return False
         return True
 
-    async def fill(self, entry: Entry, lease: Lease, *, spent: float = 0.0) -> bool | None:
-        """See `SharedTier.fill`; None where the entry waits for the tier to return."""
+    async def fill(
+        self, entries: Sequence[tuple[Entry, Lease]], *, spent: float = 0.0
+    ) -> Sequence[bool | None]:
+        """See `SharedTier.fill`; None where an entry waits for the tier to return."""
         tier = self._shared()
-        self._backlog.drop([lease.slot])
+        self._backlog.drop([lease.slot for _, lease in entries])
         try:
-            [stored] = await self._attempt(self._writes, lambda: tier.fill([(entry, lease)]), spent)
+            return await self._attempt(self._writes, lambda: tier.fill(entries), spent)
         except _Out:
-            # The lease may be over by then; what the news said since it began counts as well.
-            self._miss({lease.slot: Missed(entry, lease._replace(token=""))})
-            return None
-        return stored
+            # A lease may be over by then; what the news said since it began counts as well.
+            self._miss({lease.slot: Missed(e, lease._replace(token="")) for e, lease in entries})
+            return [None] * len(entries)
 
     def right(self, slot: str) -> Lease:
         """No lease, but a position: what may be stored unless news say otherwise."""
