@@ -74,7 +74,9 @@ class Guard:
         self._reads, self._writes = _Breaker(), _Breaker()
         self._backlog = Backlog()
         self._catching_up = False
-        self._recovery: asyncio.Task[None] | None = None
+        self._recovering: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._probing: asyncio.Task[None] | None = None
         self._warned = False
         self._quiet_until = 0.0
 
@@ -303,21 +305,31 @@ class Guard:
     # Recovering
 
     def _start_recovery(self) -> None:
-        task = self._recovery
-        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
-            self._recovery = asyncio.create_task(self._recover(), name="aiopromptcache recovery")
+        """Ask the tier now and then, until it answers and has all that it missed.
 
-    async def _recover(self) -> None:
-        """Ask the tier now and then, until it answers and has all that it missed."""
-        while self._reads.open or self._writes.open or self._backlog:
-            failures = self._writes.failures
-            await asyncio.sleep(PROBE_SECONDS)
-            if not self._writes.open and self._writes.failures > failures:
-                continue  # those who call are finding out
-            try:
-                await self._probe()
-            except _Out:
-                continue
+        A timer and, when it is due, a short task: a cache that nobody closes leaves nothing behind.
+        """
+        loop = asyncio.get_running_loop()
+        if self._recovering is not loop:
+            self._recovering = loop
+            self._wait_for_probe(loop)
+
+    def _wait_for_probe(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(PROBE_SECONDS, self._due, loop, self._writes.failures)
+
+    def _due(self, loop: asyncio.AbstractEventLoop, failures: int) -> None:
+        if not self._writes.open and self._writes.failures > failures:
+            self._wait_for_probe(loop)  # those who call are finding out
+        else:
+            self._probing = loop.create_task(self._recover(loop), name="aiopromptcache recovery")
+
+    async def _recover(self, loop: asyncio.AbstractEventLoop) -> None:
+        with suppress(_Out):
+            await self._probe()
+        if self._reads.open or self._writes.open or self._backlog:
+            self._wait_for_probe(loop)
+        else:
+            self._recovering = None
 
     async def _probe(self) -> None:
         was_open = self._reads.open or self._writes.open
@@ -386,8 +398,11 @@ class Guard:
         await self._stop_recovery()
 
     async def _stop_recovery(self) -> None:
-        task, self._recovery = self._recovery, None
-        if task is not None and task.get_loop() is asyncio.get_running_loop():
+        loop = asyncio.get_running_loop()
+        if self._timer is not None and self._recovering is loop:
+            self._timer.cancel()
+        task, self._probing, self._recovering = self._probing, None, None
+        if task is not None and task.get_loop() is loop:
             task.cancel()
             await asyncio.wait([task])
 
