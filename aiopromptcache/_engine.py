@@ -19,7 +19,9 @@ from ._events import Hook
 from ._flights import Flight, FlightLost, Flights
 from ._ledger import Ledger
 from ._policy import Policy, Verdict, decide
+from ._status import LiveStatus
 from ._storage import Storage
+from ._streams import Live, Reader, read_live
 from .tiers._base import Tier
 
 NO_STORE_LANE = "no-store"
@@ -45,11 +47,17 @@ class Landed(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One caller's answer; `status` are the arguments of a CacheStatus."""
+    """One caller's answer; `status` are the arguments of a CacheStatus.
+
+    An answer that is still coming has `COMING` as its entry, and its `Reader` as `extra`.
+    """
 
     entry: Entry
-    status: tuple[Any, ...]
+    status: Any
     extra: Any = None
+
+
+COMING = Entry(Kind.SSE, b"", stored_at=0.0, ttl=0.0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -65,6 +73,12 @@ class Ask:
     outlasts: Callable[[Exception, float | None], bool] = lambda error, patience: False
     """Told a flight's error and its leader's patience: does this caller rather try by itself?"""
     patience: float | None = None
+    live: Live | None = None
+    """The stream that `load` fills; then its caller gets a reader as soon as it has begun."""
+    leads: str = ""
+    """What its flight will bring, as part of its lane."""
+    follows: tuple[str, ...] = ("",)
+    """Whose answers serve this caller, best first."""
     looked: bool = False
     """True where the tiers were asked just now, and had nothing."""
     spent: float = 0.0
@@ -137,7 +151,7 @@ class Engine:
         if policy.only_if_cached and (answer := await self.fetch_stored(ask)):
             return answer
         lane = self._lane(policy)
-        while lane is not None and self.flights.find(ask.slot, lane) is not None:
+        while self.joinable(ask.slot, policy, ask.follows) is not None:
             if (answer := await self.follow(ask)) is not None:
                 return answer
         return await self._lead(ask, lane)
@@ -148,23 +162,44 @@ class Engine:
             return None
         return NO_STORE_LANE if policy.no_store else ""
 
+    def joinable(
+        self, slot: str, policy: Policy, follows: tuple[str, ...]
+    ) -> Flight[Landed] | None:
+        """The flight of another caller that one of this policy may share, best first."""
+        if not len(self.flights) or (lane := self._lane(policy)) is None:
+            return None
+        found = (self.flights.find(slot, lane + form) for form in follows)
+        return next((flight for flight in found if flight is not None), None)
+
+    async def _join(self, flight: Flight[Landed], ask: Ask, *, leader: bool) -> Landed | Reader:
+        """What a flight brought, or where this caller can read what it is bringing."""
+        patience = None if leader else ask.patience
+        if ask.live is not None and flight.live is not None:
+            reader = await read_live(self.flights, flight, leader=leader, timeout=patience)
+            if reader is not None:
+                return reader
+        return await self.flights.join(flight, leader=leader, timeout=patience)
+
     async def follow(self, ask: Ask) -> Answer | None:
         """The answer of the flight that is there; None where it was lost, or not patient enough.
 
         Raises what the upstream raised, and `OutOfPatience`.
         """
-        flight = self.flights.find(ask.slot, self._lane(ask.policy) or "")
+        flight = self.joinable(ask.slot, ask.policy, ask.follows)
         if flight is None:
             return None
         try:
-            landed = await self.flights.join(flight, leader=False, timeout=ask.patience)
+            landed = await self._join(flight, ask, leader=False)
         except FlightLost:
             return None
         except BaseException as error:
-            if isinstance(error, Exception) and ask.outlasts(error, flight.patience):
+            broke = flight.live is not None and flight.live.opened  # amid a stream, not this call
+            if isinstance(error, Exception) and (broke or ask.outlasts(error, flight.patience)):
                 return None
             self.ledger.count_request(leader=False)
             raise
+        if isinstance(landed, Reader):
+            return self._coming(ask, landed)
         if not ask.accepts(landed.entry):
             return None  # another caller wanted another type
         if landed.tier is not None and not self._usable(landed.entry, ask.policy, ask.accepts):
@@ -175,18 +210,21 @@ class Engine:
         flight = self.flights.start(
             ask.slot,
             lambda flight: self._fly(flight, ask),
-            lane=lane,
+            lane=None if lane is None else lane + ask.leads,
             tags=ask.policy.tags,
             patience=ask.patience,
+            live=ask.live,
         )
         try:
-            landed = await self.flights.join(flight, leader=True)
+            landed = await self._join(flight, ask, leader=True)
         except FlightLost:
             self.ledger.count_request(leader=True)
             raise asyncio.CancelledError from None
         except BaseException:
             self.ledger.count_request(leader=True)
             raise
+        if isinstance(landed, Reader):
+            return self._coming(ask, landed)
         return self._answer(ask, landed, leader=True)
 
     async def fetch_stored(self, ask: Ask) -> Answer | None:
@@ -200,13 +238,6 @@ class Engine:
             self.tell("miss", ask)
             raise NotCached(f"only_if_cached: no tier has a usable answer for the key {ask.key}")
         return None
-
-    def record(self, ask: Ask) -> Recording:
-        """An upstream call begins whose answer comes bit by bit."""
-        self.ledger.count_request(leader=True)
-        self.stats.upstream_calls += 1
-        self.tell("miss", ask)
-        return Recording(self, ask)
 
     async def _fly(self, flight: Flight[Landed], ask: Ask) -> Landed:
         if self.storage.remote and not ask.policy.no_cache and not ask.looked:
@@ -248,6 +279,28 @@ class Engine:
         ttl = entry.ttl if landed.stored else None
         status = (ask.key, False, None, None, ttl, fwd, not leader, landed.stored)
         return Answer(entry, status, landed.extra if leader else None)
+
+    def _coming(self, ask: Ask, reader: Reader) -> Answer:
+        """One caller's share of an answer that is still coming; its status is final at the end."""
+        leader = reader.leader
+        self.ledger.count_request(leader=leader)
+        if leader:
+            self.tell("miss", ask)
+        fwd = "request" if ask.policy.no_cache else "miss"
+        status = LiveStatus((ask.key, False, None, None, None, fwd, not leader, False))
+
+        def ended(landed: Landed | None, whole: bool) -> None:
+            entry = None if landed is None else landed.entry
+            if landed is not None and landed.stored:
+                ttl = landed.entry.ttl
+                status.arguments = (ask.key, False, None, None, ttl, fwd, not leader, True)
+            if not leader:
+                if whole and entry is not None and entry.usage is not None:
+                    self.stats.tokens_saved.add(entry.usage)
+                self.tell("collapsed", ask, **({} if entry is None else {"entry": entry}))
+
+        reader.on_end = ended
+        return Answer(COMING, status, reader)
 
     def hit(self, key: str, entry: Entry, tier: str) -> Answer:
         """Count a hit and describe it."""
@@ -293,35 +346,3 @@ class Engine:
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self.ledger.events.drain()
-
-
-class Recording:
-    """An answer that comes bit by bit: stored whole, unless its key is invalidated meanwhile."""
-
-    def __init__(self, engine: Engine, ask: Ask) -> None:
-        self._engine = engine
-        self._ask = ask
-        self._started = engine.clock()
-        self._flight = engine.flights.open(ask.slot, ask.policy.tags)
-
-    async def keep(self, entry: Entry) -> bool:
-        """Store what came; True where a tier took it."""
-        entry.cost = max(0.0, self._engine.clock() - self._started)
-        stored = False
-        if not self._ask.policy.no_store:
-            stored = await self._engine.storage.keep(self._flight, self._ask.slot, entry)
-        self.end()
-        if stored:
-            self._engine.tell("store", self._ask, entry=entry)
-        return stored
-
-    def failed(self, error: BaseException) -> None:
-        """The upstream failed, or its caller left before it answered."""
-        self.end()
-        if isinstance(error, Exception):
-            self._engine.stats.errors += 1
-            self._engine.tell("error", self._ask, error=error)
-
-    def end(self) -> None:
-        """Nothing more will come."""
-        self._engine.flights.remove(self._flight)

@@ -33,20 +33,37 @@ _DROPPED = frozenset(
 )
 
 
-def pack_head(response: Any) -> bytes:
-    """Status and headers of a response, without what belongs to its transfer."""
+def pack_head(response: Any, *, usage: bool = False) -> bytes:
+    """Status and headers of a response, without what belongs to its transfer.
+
+    `usage`: the upstream was asked to put the usage into this stream.
+    """
     headers = [
         [name, value]
         for name, value in response.headers.multi_items()
         if name.lower() not in _DROPPED and not name.lower().startswith("x-ratelimit-")
     ]
-    return compact(orjson.dumps([response.status_code, headers]))
+    head = [response.status_code, headers, *([{"usage": True}] if usage else [])]
+    return compact(orjson.dumps(head))
 
 
 def unpack_head(entry: Entry) -> tuple[int, list[tuple[str, str]]]:
-    """What `pack_head` kept."""
-    status, headers = orjson.loads(entry.head or b"[200,[]]")
+    """The status and headers that `pack_head` kept."""
+    status, headers, *_ = orjson.loads(entry.head or b"[200,[]]")
     return status, [(name, value) for name, value in headers]
+
+
+def has_usage(entry: Entry) -> bool:
+    """Was the upstream asked to put the usage into this stream?"""
+    return entry.head is not None and entry.head.endswith(b',{"usage":true}]')
+
+
+def head_as(entry: Entry, content_type: bytes, *, usage: bool) -> bytes:
+    """The head of an answer in its other form."""
+    status, headers, *_ = orjson.loads(entry.head or b"[200,[]]")
+    rest = [[name, value] for name, value in headers if name.lower() != "content-type"]
+    kind = ["content-type", content_type.decode()]
+    return orjson.dumps([status, [kind, *rest], *([{"usage": True}] if usage else [])])
 
 
 def request_id(entry: Entry) -> str | None:
@@ -67,12 +84,25 @@ def replay(entry: Entry, request: Any, *, unread: bool, status: str | None) -> A
 
     `unread` leaves the body to be read by the caller; `status` becomes its Cache-Status header.
     """
-    http = library_of(request)
-    code, headers = unpack_head(entry)
-    body: dict[str, Any] = {"content": entry.payload}
     if unread:
-        body = {"stream": _stream_class(http)(_once(entry.payload), _nothing)}
-    response = http.Response(code, headers=headers, request=request, **body)
+        return played(entry, request, _once(entry.payload), _nothing, status)
+    code, headers = unpack_head(entry)
+    http = library_of(request)
+    response = http.Response(code, headers=headers, request=request, content=entry.payload)
+    return _ready(response, status)
+
+
+def played(
+    entry: Entry, request: Any, chunks: AsyncIterator[bytes], aclose: Any, status: str | None
+) -> Any:
+    """The same, its body given by `chunks`; closing it calls `aclose`."""
+    code, headers = unpack_head(entry)
+    http = library_of(request)
+    stream = _stream_class(http)(chunks, aclose)
+    return _ready(http.Response(code, headers=headers, request=request, stream=stream), status)
+
+
+def _ready(response: Any, status: str | None) -> Any:
     response.elapsed = timedelta(0)
     if status is not None:
         add_cache_status(response, status)
