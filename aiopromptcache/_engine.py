@@ -25,6 +25,8 @@ from ._streams import Live, Reader, read_live
 from .tiers._base import Tier
 
 NO_STORE_LANE = "no-store"
+SIDE = "/stream"
+"""After a slot: where a stream is kept whose plain form is kept already, and cannot be played."""
 DRAIN_SECONDS = 1.0
 """How long closing waits for hooks that are still busy."""
 

@@ -12,7 +12,7 @@ import orjson
 from cachetools import LRUCache
 from openai import APIResponseValidationError, APITimeoutError, AsyncOpenAI, NotGiven, Omit
 
-from .._engine import Answer, Ask, Engine, Loaded
+from .._engine import SIDE, Answer, Ask, Engine, Loaded
 from .._entry import Entry, Kind
 from .._keys import Unkeyable, canonical, digest, plain_json
 from .._policy import Policy, Request, cache_control
@@ -36,8 +36,6 @@ _UNSET = (Omit, NotGiven)
 WHOLE = "/stream"
 """In a lane: a stream that carries all that a plain call gets, too."""
 PART = "/stream without usage"
-SIDE = "/stream"
-"""After a slot: where a stream is kept whose plain form is kept already, and cannot be played."""
 _SDK_STREAMS = ("_process_response", "_process_response_data", "_make_sse_decoder")
 
 

@@ -266,19 +266,33 @@ def _chat_chunks(value: Body) -> list[Body]:
     head["object"] = "chat.completion.chunk"
     if not value["choices"] or value["object"] != "chat.completion":
         raise Uncertain
-    chunks = []
-    for place, choice in enumerate(value["choices"]):
-        if choice["index"] != place or "delta" in choice:
-            raise Uncertain
-        extra = {k: v for k, v in choice.items() if k not in ("message", "finish_reason")}
-        begin = {**extra, "delta": _delta(choice["message"]), "finish_reason": None}
-        end = {"index": place, "delta": {}, "finish_reason": choice["finish_reason"]}
-        chunks += [{**head, "choices": [begin]}, {**head, "choices": [end]}]
-    return chunks
+    pieces = [
+        piece
+        for place, choice in enumerate(value["choices"])
+        for piece in _chat_pieces(place, choice)
+    ]
+    return [{**head, "choices": [piece]} for piece in pieces]
+
+
+def _chat_pieces(place: int, choice: Body) -> list[Body]:
+    """One choice: who speaks, what is said, how it ended."""
+    if choice["index"] != place or "delta" in choice:
+        raise Uncertain
+    apart = ("message", "finish_reason", "logprobs")
+    extra = {k: v for k, v in choice.items() if k not in apart}
+    none = {"logprobs": None} if "logprobs" in choice else {}
+    role, delta = {"role": choice["message"]["role"]}, _delta(choice["message"])
+    end = {"index": place, "delta": {}, **none, "finish_reason": choice["finish_reason"]}
+    if choice.get("logprobs") is None:
+        return [{**extra, "delta": {**role, **delta}, **none, "finish_reason": None}, end]
+    # The SDK's accumulator counts a choice's log probabilities twice if its first chunk has any.
+    first = {**extra, "delta": role, **none, "finish_reason": None}
+    said = {"index": place, "delta": delta, "logprobs": choice["logprobs"], "finish_reason": None}
+    return [first, said, end]
 
 
 def _delta(message: Body) -> Body:
-    delta = dict(message)
+    delta = {name: value for name, value in message.items() if name != "role"}
     if message.get("tool_calls"):
         calls = message["tool_calls"]
         if any("index" in call for call in calls):
@@ -299,9 +313,9 @@ def _accumulates(chunks: list[Body], value: Body) -> bool:
     state: ChatCompletionStreamState[None] = ChatCompletionStreamState()
     for chunk in _with_usage(chunks, value, isinstance(value.get("usage"), dict)):
         state.handle_chunk(_construct(ChatCompletionChunk, copy.deepcopy(chunk)))
-    whole = state.current_completion_snapshot.model_dump(exclude_unset=True)
-    reference = _construct(ChatCompletion, value).model_dump(exclude_unset=True)
-    return _said(whole, reference) and _serialized(whole) == _serialized(reference)
+    whole = _without_additions(state.current_completion_snapshot.model_dump())
+    reference = _construct(ChatCompletion, value).model_dump()
+    return _serialized(whole) == _serialized(reference)
 
 
 def _construct(kind: Any, value: Body) -> Any:
@@ -313,19 +327,15 @@ def _construct(kind: Any, value: Body) -> Any:
     return built
 
 
-def _said(whole: Body, reference: Body) -> bool:
-    """Take away what an accumulated completion has besides: places of calls, parsed contents."""
+def _without_additions(whole: Body) -> Body:
+    """What an accumulated completion has besides: places of calls, parsed contents."""
     for choice in whole["choices"]:
         message = choice["message"]
         message.pop("parsed", None)
         for call in message.get("tool_calls") or ():
             call.pop("index", None)
             (call.get("function") or {}).pop("parsed_arguments", None)
-    for name in ("usage", "system_fingerprint"):
-        if reference.get(name) is None and whole.get(name) is None:
-            whole.pop(name, None)
-            reference.pop(name, None)
-    return whole.keys() == reference.keys()
+    return whole
 
 
 def _serialized(value: Body) -> str:

@@ -9,6 +9,7 @@ the SDK's own iterator reads the rest.
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
@@ -170,6 +171,9 @@ class Playback(AsyncStream[Any]):
             if source.closed and source.position:
                 self._over = True
                 raise APIConnectionError(request=self.response.request) from broken
+        except asyncio.CancelledError:  # closes the SDK's stream, too
+            await self._end()
+            raise
         except Exception:  # it comes again, where the SDK makes an error of its own of it
             pass
         return await self._go_on_as_the_sdk_does().__anext__()
@@ -211,8 +215,11 @@ class Playback(AsyncStream[Any]):
 
     async def _finish(self) -> None:
         """All was said; what comes after it is for those who read bytes."""
-        while True:
-            await self._source.next()
+        try:
+            while True:
+                await self._source.next()
+        except Exception:
+            raise StopAsyncIteration from None
 
     async def _end(self) -> None:
         self._over = True
