@@ -61,18 +61,18 @@ class SharedStream(AsyncIterator[T], Generic[T]):
 
     async def _begin(self) -> None:
         key, slot, policy, factory = self._asked
-        live = Live()
+        engine, live = self._engine, Live()
         ask = Ask(
             key=key,
             slot=slot,
             policy=policy,
-            load=lambda: _run(self._engine, policy, live, factory),
+            load=lambda: _run(engine, policy, live, factory),  # holds no consumer
             accepts=_is_stream,
             live=live,
             leads=_LANE,
             follows=(_LANE,),
         )
-        answer = await self._engine.fetch(ask)
+        answer = await engine.fetch(ask)
         self._begun = True
         if answer.entry is COMING:
             self._reader = answer.extra

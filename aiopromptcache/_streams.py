@@ -194,8 +194,11 @@ class Reader:
         reader's own), and `StreamBroken` where there is no more for this reader.
         """
         while (item := self.take()) is None:
-            if self.closed or self._cursor.lost:
-                raise StreamBroken("the stream was closed" if self.closed else _BEHIND)
+            if self._cursor.lost:
+                self.leave()
+                raise StreamBroken(_BEHIND)
+            if self.closed:
+                raise StreamBroken("the stream was closed")
             if self._flight.done:
                 self._end()
             await self._changed()
@@ -221,6 +224,7 @@ class Reader:
         """Be no consumer any more; nobody else notices."""
         self.closed = True
         self._leave(whole=False)
+        self._live.wake()  # another task may wait for this very reader
 
     def _leave(self, whole: bool) -> None:
         present, self._present = self._present, None
@@ -266,10 +270,16 @@ _CLOSING_SECONDS = 1.0
 async def read_live(
     flights: Flights[Any], flight: Flight[Any], *, leader: bool, timeout: float | None
 ) -> Reader | None:
-    """A reader of a flight's stream once it has begun; None where the flight ended without one."""
+    """A reader of a flight's stream once it has begun; None where the flight ended without one.
+
+    `timeout`: how long this consumer waits, for the beginning and for each item. Raises
+    `OutOfPatience`.
+    """
     reader = Reader(flights, flight, leader=leader)
     try:
         if await reader.opened(timeout):
+            if timeout is not None and (flight.patience is None or timeout < flight.patience):
+                reader.patience = timeout  # less than what the reading itself is given
             return reader
     except BaseException:
         reader.leave()

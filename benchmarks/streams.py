@@ -39,7 +39,7 @@ def event(value: dict[str, Any], name: str = "") -> bytes:
 
 def chat_body() -> bytes:
     """A recorded chat stream, as OpenAI sends it."""
-    head = {
+    head: dict[str, Any] = {
         "id": "chatcmpl-1",
         "object": "chat.completion.chunk",
         "created": 1_700_000_000,
@@ -49,7 +49,7 @@ def chat_body() -> bytes:
     }
     deltas: list[dict[str, Any]] = [{"role": "assistant", "content": "", "refusal": None}]
     deltas += [{"content": f" word{i}"} for i in range(CHUNKS)]
-    choices = [
+    choices: list[dict[str, Any]] = [
         {"index": 0, "delta": delta, "logprobs": None, "finish_reason": None} for delta in deltas
     ]
     choices.append({"index": 0, "delta": {}, "logprobs": None, "finish_reason": "stop"})
@@ -60,10 +60,15 @@ def chat_body() -> bytes:
 
 def response_body() -> bytes:
     """A recorded stream of the Responses API: its deltas, then the whole."""
-    item = {"id": "msg_1", "type": "message", "role": "assistant", "status": "completed"}
+    item: dict[str, Any] = {
+        "id": "msg_1",
+        "type": "message",
+        "role": "assistant",
+        "status": "completed",
+    }
     text = "".join(f" word{i}" for i in range(CHUNKS))
-    part = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-    body = {
+    part: dict[str, Any] = {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+    body: dict[str, Any] = {
         "id": "resp_1",
         "object": "response",
         "created_at": 1_700_000_000.0,
@@ -74,8 +79,15 @@ def response_body() -> bytes:
         "tool_choice": "auto",
         "tools": [],
     }
-    place = {"item_id": "msg_1", "output_index": 0, "content_index": 0, "logprobs": []}
-    events = [{"type": "response.created", "response": {**body, "output": []}}]
+    place: dict[str, Any] = {
+        "item_id": "msg_1",
+        "output_index": 0,
+        "content_index": 0,
+        "logprobs": [],
+    }
+    events: list[dict[str, Any]] = [
+        {"type": "response.created", "response": {**body, "output": []}}
+    ]
     events += [
         {"type": "response.output_text.delta", "delta": f" word{i}", **place} for i in range(CHUNKS)
     ]
@@ -210,9 +222,10 @@ async def leaving() -> None:
                 await stream.close()
             await server.wait_disconnects(number + 1)
             took.append(time.perf_counter() - started)
+        usual, worst = statistics.median(took) * 1e3, max(took) * 1e3
         print(
-            f"the upstream hears of the last one's leaving after {statistics.median(took) * 1e3:.1f}"
-            f" ms, at most {max(took) * 1e3:.1f} ms   (at most 100 ms)"
+            f"the upstream hears of the last one's leaving after {usual:.1f} ms, "
+            f"at most {worst:.1f} ms   (at most 100 ms)"
         )
 
 

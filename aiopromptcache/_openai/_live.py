@@ -11,6 +11,7 @@ from openai import APIStatusError
 from openai._models import FinalRequestOptions
 
 from .._errors import StreamBroken
+from .._flights import OutOfPatience
 from .._streams import Live
 from ._endpoints import Endpoint
 from ._playback import Source
@@ -116,12 +117,15 @@ class Blocks:
         return self
 
     async def __anext__(self) -> bytes:
+        http = library_of(self._request)
         try:
             while not (block := await self._source.next()):
                 pass
         except StreamBroken as broken:  # for the SDK, a connection that was lost
-            http = library_of(self._request)
             raise http.ReadError(str(broken), request=self._request) from broken
+        except OutOfPatience as error:
+            await self._source.aclose()
+            raise http.ReadTimeout("", request=self._request) from error
         return block
 
 

@@ -14,11 +14,12 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol
 
-from openai import APIConnectionError, AsyncStream
+from openai import APIConnectionError, APITimeoutError, AsyncStream
 from openai._models import construct_type
 from pydantic import BaseModel
 
 from .._errors import StreamBroken
+from .._flights import OutOfPatience
 from ._rebuild import same
 from ._sse import DONE, read_event
 
@@ -171,6 +172,9 @@ class Playback(AsyncStream[Any]):
             if source.closed and source.position:
                 self._over = True
                 raise APIConnectionError(request=self.response.request) from broken
+        except OutOfPatience as error:
+            await self._end()
+            raise APITimeoutError(request=self.response.request) from error
         except asyncio.CancelledError:  # closes the SDK's stream, too
             await self._end()
             raise

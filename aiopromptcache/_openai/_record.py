@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
@@ -121,7 +122,8 @@ def with_stream(response: Any, chunks: AsyncIterator[bytes], aclose: Any) -> Any
     async def close() -> None:
         await aclose()
         with suppress(RuntimeError):  # it was never read to its end, nor closed
-            copy.elapsed = response.elapsed
+            if (whole := held()) is not None:
+                whole.elapsed = response.elapsed
 
     copy = http.Response(
         response.status_code,
@@ -132,6 +134,7 @@ def with_stream(response: Any, chunks: AsyncIterator[bytes], aclose: Any) -> Any
         stream=_stream_class(http)(chunks, close),
     )
     copy._decoder = http._decoders.IdentityDecoder()  # the chunks are decoded already
+    held = weakref.ref(copy)  # no circle: a stream that is dropped ends at once
     return copy
 
 
