@@ -23,7 +23,7 @@ from openai_calls import (
 )
 
 from aiopromptcache import Policy, PromptCache, cache_status
-from aiopromptcache.testing import OpenAIServer, RecordedRequest
+from aiopromptcache.testing import FaultyTier, OpenAIServer, RecordedRequest, VirtualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -469,3 +469,39 @@ async def test_a_stored_form_is_counted_in_bytes(
     first = await gather(read(stream(client)), read(stream(client, **USAGE)))
     assert len(first) == 2
     assert tier.size > before + 300  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("first", ["stream", "plain"])
+async def test_both_forms_come_from_a_remote_tier(
+    server: OpenAIServer, connect: Callable[..., AsyncOpenAI], clock: VirtualClock, first: str
+) -> None:
+    tier = FaultyTier(name="shelf")
+
+    def client() -> AsyncOpenAI:
+        return PromptCache(tier, clock=clock).wrap(connect())
+
+    if first == "stream":
+        await read(stream(client(), **USAGE))
+    else:
+        await chat(client())
+    answer = await chat(client())
+    streams = [await stream(one, **params) for one in (client(),) for params in (USAGE, {}, {})]
+    for result in (answer, *streams):
+        status = cache_status(result)
+        assert status is not None
+        assert (status.hit, status.tier) == (True, "shelf")
+    chunks = [[chunk async for chunk in one] for one in streams]
+    assert {text_of(each) for each in chunks} == {answer.choices[0].message.content}
+    assert chunks[0][-1].usage == answer.usage
+    assert server.calls == 1
+
+
+async def test_a_stream_of_a_broken_tier_is_shared_all_the_same(
+    server: OpenAIServer, connect: Callable[..., AsyncOpenAI], clock: VirtualClock
+) -> None:
+    tier = FaultyTier(name="shelf")
+    tier.fail()
+    client = PromptCache(tier, clock=clock).wrap(connect())
+    results = await gather(*(read(stream(client)) for _ in range(3)))
+    assert {text_of(result) for result in results} == {text_of(results[0])}
+    assert server.calls == 1

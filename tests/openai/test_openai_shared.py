@@ -14,7 +14,18 @@ import openai
 import pytest
 from engine_tools import quiet, until
 from openai import APIConnectionError, APITimeoutError, AsyncOpenAI, AsyncStream
-from openai_calls import CHAT, COMPLETION, FORMS, RESPONSE, Upstream, fixed, gather, parts, same
+from openai_calls import (
+    CHAT,
+    COMPLETION,
+    FORMS,
+    RESPONSE,
+    RESPONSE_BODY,
+    Upstream,
+    fixed,
+    gather,
+    parts,
+    same,
+)
 
 from aiopromptcache import CacheEvent, PromptCache, cache_status
 from aiopromptcache.testing import OpenAIServer
@@ -264,28 +275,46 @@ async def test_a_slow_consumer_slows_nobody(server: OpenAIServer, client: AsyncO
     assert cache_status(slow).stored  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("ask", [chat, respond])
+async def until_nothing_flies(cache: PromptCache) -> None:
+    async with asyncio.timeout(5):
+        while len(cache._engine.flights):
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("endpoint", ["chat", "responses"])
 async def test_who_leaves_after_the_answers_end_undoes_nothing(
-    server: OpenAIServer, client: AsyncOpenAI, ask: Any
+    cache: PromptCache, endpoint: str
 ) -> None:
-    server.answer = fixed
-    last = "response.completed" if ask is respond else None
-    async with await ask(client) as stream:
-        async for item in stream:
-            if last is None and item.choices[0].finish_reason:
-                async with client.chat.completions.with_streaming_response.create(
-                    **CHAT, stream=True
-                ) as raw:
-                    async for line in raw.iter_lines():
-                        if line == "data: [DONE]":
-                            break
-                break
-            if item.type == last if last else False:
-                break
-    await server.wait_idle()
-    await quiet()
-    assert cache_status(await ask(client)).hit  # type: ignore[union-attr]
-    assert server.calls == 1
+    done = {"type": "response.completed", "response": RESPONSE_BODY, "sequence_number": 0}
+    last = "data: [DONE]" if endpoint == "chat" else f"data: {json.dumps(done)}"
+    calls = itertools.count(1)
+
+    async def lingering(request: httpx2.Request) -> httpx2.Response:
+        """The answer is all there, and the body does not end."""
+
+        async def body() -> AsyncIterator[bytes]:
+            next(calls)
+            yield f"data: {json.dumps(EVEN)}\n\n".encode() if endpoint == "chat" else b""
+            yield f"{last}\n\n".encode()
+            await asyncio.Event().wait()
+
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body())
+
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(lingering))
+    async with Upstream().client(http_client=http) as plain:
+        client = cache.wrap(plain)
+        where = client.chat.completions if endpoint == "chat" else client.responses
+        params = CHAT if endpoint == "chat" else RESPONSE
+        create = where.with_streaming_response.create
+        async with create(**params, stream=True) as response:
+            async for line in response.iter_lines():
+                if line == last:
+                    break
+        await until_nothing_flies(cache)
+        again = await where.create(**params, stream=True)
+        assert cache_status(again).hit  # type: ignore[union-attr]
+        assert len(await read(again)) == 1
+    assert next(calls) == 2
 
 
 async def test_reading_on_after_closing_is_the_sdks_own_error(
