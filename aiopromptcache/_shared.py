@@ -124,6 +124,5 @@ async def _run(
     finally:
         if (aclose := getattr(iterator, "aclose", None)) is not None:
             await aclose()
-    live.complete = not live.overflowed
     payload = b"" if live.overflowed else b"".join(live.items)
     return Loaded(engine.entry(Kind.ITEMS, payload, policy), storable=not live.overflowed)

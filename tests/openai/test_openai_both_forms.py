@@ -422,7 +422,7 @@ async def test_answers_without_another_form_are_kept_side_by_side(
     assert status is not None
     assert await cache.delete(status.key) == 1
     for calls in (3, 4):
-        await read(stream(client)) if calls == 3 else await chat(client)
+        await chat(client) if calls == 3 else await read(stream(client))
         assert server.calls == calls
 
 

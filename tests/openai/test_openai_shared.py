@@ -470,6 +470,59 @@ async def test_a_reading_that_is_cancelled_from_outside_is_a_lost_connection(
     assert server.calls == 2
 
 
+def breaking(*parts: bytes) -> httpx2.AsyncClient:
+    """An upstream that loses the connection after these bytes."""
+
+    async def answer(request: httpx2.Request) -> httpx2.Response:
+        async def body() -> AsyncIterator[bytes]:
+            for part in parts:
+                yield part
+            raise httpx2.ReadError("lost", request=request)
+
+        return httpx2.Response(200, headers={"content-type": "text/event-stream"}, content=body())
+
+    return httpx2.AsyncClient(transport=httpx2.MockTransport(answer))
+
+
+async def test_who_reads_bytes_gets_all_that_came_before_an_error(cache: PromptCache) -> None:
+    parts_sent = (f"data: {json.dumps(EVEN)}\n\n".encode(), b'data: {"id": "c", "cho')
+    outcomes = []
+    async with Upstream().client(http_client=breaking(*parts_sent)) as plain:
+        for client in (plain, cache.wrap(plain)):
+            got = b""
+            create = client.chat.completions.with_streaming_response.create
+            async with create(**CHAT, stream=True) as response:
+                with pytest.raises(httpx2.ReadError, match="lost"):
+                    async for part in response.iter_bytes():
+                        got += part
+            outcomes.append(got)
+    assert outcomes == [b"".join(parts_sent)] * 2
+
+
+async def test_a_connection_lost_after_the_end_of_a_chat_is_no_error(cache: PromptCache) -> None:
+    sent = f"data: {json.dumps(EVEN)}\n\ndata: [DONE]\n\n".encode()
+    async with Upstream().client(http_client=breaking(sent)) as plain:
+        reference = await read(await chat(plain))
+        client = cache.wrap(plain)
+        for hit in (False, True):
+            stream = await chat(client)
+            assert same(await read(stream), reference)
+            assert cache_status(stream).hit is hit  # type: ignore[union-attr]
+
+
+async def test_a_connection_lost_after_a_response_is_the_sdks_own_error(cache: PromptCache) -> None:
+    done = {"type": "response.completed", "response": RESPONSE_BODY, "sequence_number": 0}
+    sent = f"data: {json.dumps(done)}\n\n".encode()
+    async with Upstream().client(http_client=breaking(sent)) as plain:
+        for client in (plain, cache.wrap(plain), cache.wrap(plain)):
+            stream = await respond(client)
+            assert (await anext(stream)).type == "response.completed"
+            with pytest.raises(APIConnectionError):
+                await anext(stream)
+            status = cache_status(stream)
+            assert status is None or not (status.hit or status.stored)
+
+
 # Invalidation
 
 HOWS: dict[str, Any] = {
@@ -539,6 +592,7 @@ async def test_all_consumers_get_odd_and_even_chunks_as_the_sdk_makes_them(
         ": a comment",
         f"data: {json.dumps(EVEN)}",
         f"data: {json.dumps(ODD)}",
+        f"data: {json.dumps({**EVEN, 'created': '1'})}",
         f"event: chunk\ndata:{json.dumps(EVEN)}",
         f"data: {json.dumps(EVEN, indent=1)}".replace("\n", "\ndata: "),
         f"data: {json.dumps({**EVEN, 'odd': [1.0, '1', None]})}",
@@ -552,7 +606,7 @@ async def test_all_consumers_get_odd_and_even_chunks_as_the_sdk_makes_them(
     async with upstream.client() as plain:
         client = cache.wrap(plain)
         reference = await read(await chat(plain))
-        assert len(reference) == 7
+        assert len(reference) == 8
         for _ in range(2):
             results = await gather(*(FORMS["chat stream=True"](client) for _ in range(3)))
             assert all(same(result, reference) for result in results)
