@@ -195,7 +195,8 @@ class Engine:
         except FlightLost:
             return None
         except BaseException as error:
-            broke = flight.live is not None and flight.live.opened  # amid a stream, not this call
+            # Of a stream that broke off, another call may still be answered.
+            broke = flight.done and flight.live is not None and flight.live.opened
             if isinstance(error, Exception) and (broke or ask.outlasts(error, flight.patience)):
                 return None
             self.ledger.count_request(leader=False)

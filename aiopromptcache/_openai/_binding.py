@@ -221,8 +221,16 @@ class Binding:
 
     # Asking
 
-    def ask(self, call: Call, timeout: Any, load: Callable[[], Awaitable[Loaded]]) -> Ask:
+    def ask(
+        self,
+        call: Call,
+        timeout: Any,
+        load: Callable[[], Awaitable[Loaded]],
+        live: Live | None = None,
+    ) -> Ask:
         """One caller's question; `timeout` is the SDK's, given for this call or not.
+
+        `live` is what `load` fills, for a streamed call.
 
         A timeout of the call's own is what its caller waits for another's flight; without one the
         caller waits as long as all of the client's tries may take.
@@ -239,7 +247,7 @@ class Binding:
             policy=call.policy,
             load=load,
             accepts=lambda entry: self.form(call, entry) is not None,
-            live=Live() if call.request.stream else None,
+            live=live,
             leads=leads,
             follows=follows,
             patience=patience,

@@ -216,14 +216,9 @@ class _Call:
         return mark(result, played.status)
 
     def _live_ask(self, call: Call) -> Ask:
-        ask = self._binding.ask(call, self._options.timeout, self._no_load)
-        live = ask.live
-        assert live is not None
-        ask.load = lambda: self._load_live(call, live)
-        return ask
-
-    async def _no_load(self) -> Loaded:
-        raise AssertionError("replaced before anybody can ask")
+        live = Live()
+        load = functools.partial(self._load_live, call, live)
+        return self._binding.ask(call, self._options.timeout, load, live)
 
     async def _load_live(self, call: Call, live: Live) -> Loaded:
         began = self._engine.clock()

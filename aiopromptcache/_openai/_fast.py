@@ -18,6 +18,7 @@ from .._engine import Answer, Loaded
 from .._entry import Entry, Kind
 from .._flights import OutOfPatience
 from .._status import mark
+from .._streams import Live
 from ._binding import RAW_HEADER, Binding, Call, given, planned, snapshot
 from ._endpoints import Endpoint
 from ._playback import Playback
@@ -192,7 +193,8 @@ class _FastCall:
 
     async def _follow(self, call: Call) -> tuple[Any, Call]:
         """The other caller's answer, or the plan where that came to nothing."""
-        ask = self._binding.ask(call, self._timeout, _never)
+        live = Live() if call.request.stream else None
+        ask = self._binding.ask(call, self._timeout, _never, live)
         try:
             answer = await self._binding.engine.follow(ask)
         except OutOfPatience:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from engine_tools import quiet
-from openai import AsyncOpenAI, BadRequestError
+from openai import APITimeoutError, AsyncOpenAI, BadRequestError
 from openai_calls import (
     CHAT,
     CHAT_BODY,
@@ -275,6 +275,20 @@ async def test_a_plain_call_that_waited_in_vain_goes_upstream(
     assert (streamed.exception() is None) == (how == "flawed")
     assert server.calls == (1 if how == "flawed" else 2)
     assert answers[0].usage is not None
+
+
+@pytest.mark.parametrize("form", ["create", "raw", "streaming_response"])
+async def test_a_plain_call_that_waits_for_a_stream_has_its_own_patience(
+    server: OpenAIServer, client: AsyncOpenAI, form: str
+) -> None:
+    server.hold_after(2)
+    streamed = await stream(client, **USAGE)
+    await anext(streamed)
+    with pytest.raises(APITimeoutError):
+        await FORMS[f"chat {form}"](client.with_options(timeout=0.05))
+    server.release()
+    assert [chunk async for chunk in streamed]
+    assert server.calls == 1
 
 
 @pytest.mark.parametrize("params", [{}, USAGE], ids=["without usage", "with usage"])
