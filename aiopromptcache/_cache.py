@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -12,12 +12,13 @@ from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
 from ._cached import decorate
-from ._engine import Ask, Engine, Loaded
+from ._engine import SIDE, Ask, Engine, Loaded
 from ._entry import Entry
 from ._errors import ConfigurationError
 from ._events import Hook
 from ._keys import prefix, request_key
 from ._policy import Policy, seconds, tag_tuple
+from ._shared import SharedStream
 from ._stats import Stats
 from ._values import Misfit, decode, decode_as, encode, encode_as
 from .tiers._base import Tier
@@ -197,7 +198,8 @@ class PromptCache:
         slots = {self._slot(key, policy) for key in keys}
         if policy.partition:  # a status's key has its partition inside
             slots |= {self._engine.prefix + key for key in keys if _is_digest(key)}
-        return await self._engine.storage.drop(list(slots))
+        sides = [slot + SIDE for slot in slots]
+        return min(len(slots), await self._engine.storage.drop([*slots, *sides]))
 
     async def clear(self) -> int:
         """Empty this cache's namespace in every tier; gives how many entries were there."""
@@ -271,6 +273,30 @@ class PromptCache:
             Ask(key=key, slot=slot, policy=policy, load=load, accepts=_fits(type))
         )
         return _decode_fresh(answer.entry, type)
+
+    def stream(
+        self,
+        key: str,
+        factory: Callable[[], AsyncIterable[T]],
+        *,
+        ttl: Ttl = ...,
+        tags: Iterable[str] = (),
+    ) -> SharedStream[T]:
+        """The items of one `factory()` for all who ask at once, as they come, and of a stored one.
+
+        `factory` takes no arguments and returns an async iterator of JSON values or bytes, falsy
+        ones included; usually it is a call of an async generator function. It is read at its own
+        speed, in a copy of the first caller's context. Who comes later gets what there is so far at
+        once, then the rest live, each a copy of its own. Any consumer may leave (`aclose`, `async
+        with`, or simply drop it); when the last one has, the iterator is closed. It is stored only
+        after its end; what it raises reaches each consumer after the items before it.
+
+        Nothing happens before the first item is asked for; the policy is the one in force now.
+        `TypeError`, as an item comes, where it cannot be stored.
+        """
+        policy = self._policy_with(ttl, tags)
+        slot = self._slot(key, policy)
+        return SharedStream(self._engine, key, slot, policy, factory)
 
     def cached(
         self,

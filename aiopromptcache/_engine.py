@@ -21,12 +21,16 @@ from ._flights import Flight, FlightLost, Flights, OutOfPatience
 from ._ledger import Ledger
 from ._policy import Policy, Verdict, decide, due_early, refused_as
 from ._refresh import Refreshes, is_outage
+from ._status import LiveStatus
 from ._storage import Found, Storage
+from ._streams import Live, Reader, read_live
 from .tiers._base import Lease, Tier
 
 T = TypeVar("T")
 
 NO_STORE_LANE = "no-store"
+SIDE = "/stream"
+"""After a slot: where a stream is kept whose plain form is kept already, and cannot be played."""
 DRAIN_SECONDS = 1.0
 """How long closing waits for hooks that are still busy."""
 
@@ -51,11 +55,17 @@ class Landed(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One caller's answer; `status` are the arguments of a CacheStatus."""
+    """One caller's answer; `status` are the arguments of a CacheStatus.
+
+    An answer that is still coming has `COMING` as its entry, and its `Reader` as `extra`.
+    """
 
     entry: Entry
-    status: tuple[Any, ...]
+    status: Any
     extra: Any = None
+
+
+COMING = Entry(Kind.SSE, b"", stored_at=0.0, ttl=0.0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -71,6 +81,12 @@ class Ask:
     outlasts: Callable[[Exception, float | None], bool] = lambda error, patience: False
     """Told a flight's error and its leader's patience: does this caller rather try by itself?"""
     patience: float | None = None
+    live: Live | None = None
+    """The stream that `load` fills; then its caller gets a reader as soon as it has begun."""
+    leads: str = ""
+    """What its flight will bring, as part of its lane."""
+    follows: tuple[str, ...] = ("",)
+    """Whose answers serve this caller, best first."""
     looked: bool = False
     """True where the tiers were asked just now, and had nothing."""
     spent: float = 0.0
@@ -210,7 +226,7 @@ class Engine:
         lane = self._lane(policy)
         if self._may_look(ask, lane) and (answer := await self._look_first(ask)) is not None:
             return answer
-        while lane is not None and self.flights.find(ask.slot, lane) is not None:
+        while self.joinable(ask.slot, policy, ask.follows) is not None:
             if (answer := await self.follow(ask)) is not None:
                 return answer
         return await self._lead(ask, lane)
@@ -221,7 +237,7 @@ class Engine:
             lane is not None
             and bool(self.storage.remote)
             and not ask.looked
-            and self.flights.find(ask.slot, lane) is None
+            and self.joinable(ask.slot, ask.policy, ask.follows) is None
         )
 
     async def _look_first(self, ask: Ask) -> Answer | None:
@@ -239,31 +255,53 @@ class Engine:
             return None
         return NO_STORE_LANE if policy.no_store else ""
 
+    def joinable(
+        self, slot: str, policy: Policy, follows: tuple[str, ...]
+    ) -> Flight[Landed] | None:
+        """The flight of another caller that one of this policy may share, best first."""
+        if not len(self.flights) or (lane := self._lane(policy)) is None:
+            return None
+        found = (self.flights.find(slot, lane + form) for form in follows)
+        return next((flight for flight in found if flight is not None), None)
+
+    async def _join(self, flight: Flight[Landed], ask: Ask, *, leader: bool) -> Landed | Reader:
+        """What a flight brought, or where this caller can read what it is bringing."""
+        patience = None if leader else ask.patience
+        if ask.live is not None and flight.live is not None:
+            reader = await read_live(self.flights, flight, leader=leader, timeout=patience)
+            if reader is not None:
+                return reader
+        landed: Landed = await self.flights.join(flight, leader=leader, timeout=patience)
+        return landed
+
     async def follow(self, ask: Ask) -> Answer | None:
         """The answer of the flight that is there; None where it was lost, or not patient enough.
 
         Raises what the upstream raised, and `OutOfPatience`.
         """
-        flight = self.flights.find(ask.slot, self._lane(ask.policy) or "")
+        flight = self.joinable(ask.slot, ask.policy, ask.follows)
         if flight is None:
             return None
         try:
-            landed = await self.flights.join(flight, leader=False, timeout=ask.patience)
+            landed = await self._join(flight, ask, leader=False)
         except FlightLost:
             return None
         except BaseException as error:
+            # Of a stream that broke off, another call may still be answered.
+            broke = flight.done and flight.live is not None and flight.live.opened
             if isinstance(error, Exception):
-                if ask.outlasts(error, flight.patience):
+                if broke or ask.outlasts(error, flight.patience):
                     return None
                 if (answer := await self.rescue(ask, error)) is not None:
                     return answer
             self.ledger.count_request(leader=False)
             raise
+        if isinstance(landed, Reader):
+            return self._coming(ask, landed)
         if not ask.accepts(landed.entry):
             return None  # another caller wanted another type
-        if (
-            landed.tier is not None and not landed.waited
-        ):  # None where another caller accepted older answers
+        if landed.tier is not None and not landed.waited:
+            # None where another caller accepted older answers.
             return self.offer(ask, Found(landed.entry, landed.tier))
         return self.answered(ask, landed, leader=False)
 
@@ -271,12 +309,13 @@ class Engine:
         flight = self.flights.start(
             ask.slot,
             lambda flight: self._fly(flight, ask),
-            lane=lane,
+            lane=None if lane is None else lane + ask.leads,
             tags=ask.policy.tags,
             patience=ask.patience,
+            live=ask.live,
         )
         try:
-            landed = await self.flights.join(flight, leader=True)
+            landed = await self._join(flight, ask, leader=True)
         except FlightLost:
             self.ledger.count_request(leader=True)
             raise asyncio.CancelledError from None
@@ -285,6 +324,8 @@ class Engine:
                 return answer
             self.ledger.count_request(leader=True)
             raise
+        if isinstance(landed, Reader):
+            return self._coming(ask, landed)
         return self.answered(ask, landed, leader=True)
 
     async def rescue(self, ask: Ask, error: Exception) -> Answer | None:
@@ -318,13 +359,6 @@ class Engine:
             self.tell("miss", ask)
             raise NotCached(f"only_if_cached: no tier has a usable answer for the key {ask.key}")
         return None
-
-    def record(self, ask: Ask) -> Recording:
-        """An upstream call begins whose answer comes bit by bit."""
-        self.ledger.count_request(leader=True)
-        self.stats.upstream_calls += 1
-        self.tell("miss", ask)
-        return Recording(self, ask)
 
     async def _fly(self, flight: Flight[Landed], ask: Ask) -> Landed:
         lease = None
@@ -398,6 +432,28 @@ class Engine:
         status = (ask.key, False, None, None, ttl, fwd, not leader, landed.stored)
         return Answer(entry, status, landed.extra if leader else None)
 
+    def _coming(self, ask: Ask, reader: Reader) -> Answer:
+        """One caller's share of an answer that is still coming; its status is final at the end."""
+        leader = reader.leader
+        self.ledger.count_request(leader=leader)
+        if leader:
+            self.tell("miss", ask)
+        fwd = "request" if ask.policy.no_cache else ask.fwd if leader else "miss"
+        status = LiveStatus((ask.key, False, None, None, None, fwd, not leader, False))
+
+        def ended(landed: Landed | None, whole: bool) -> None:
+            entry = None if landed is None else landed.entry
+            if landed is not None and landed.stored:
+                ttl = landed.entry.ttl
+                status.arguments = (ask.key, False, None, None, ttl, fwd, not leader, True)
+            if not leader:
+                if whole and entry is not None and entry.usage is not None:
+                    self.stats.tokens_saved.add(entry.usage)
+                self.tell("collapsed", ask, **({} if entry is None else {"entry": entry}))
+
+        reader.on_end = ended
+        return Answer(COMING, status, reader)
+
     def hit(self, key: str, entry: Entry, tier: str, *, fwd: str | None = None) -> Answer:
         """Count a hit and describe it; `fwd` where the upstream was asked before, and failed."""
         age = self.ledger.hit(key, entry, tier)
@@ -462,35 +518,3 @@ def _replaces(entry: Entry, seen: Entry) -> bool:
     """Is an entry another and a newer one? Ages that come from elsewhere are not exact."""
     tolerance = min(1.0, (seen.ttl or 0.0) / 2)
     return entry.stored_at > seen.stored_at + tolerance
-
-
-class Recording:
-    """An answer that comes bit by bit: stored whole, unless its key is invalidated meanwhile."""
-
-    def __init__(self, engine: Engine, ask: Ask) -> None:
-        self._engine = engine
-        self._ask = ask
-        self._started = engine.clock()
-        self._flight = engine.flights.open(ask.slot, ask.policy.tags)
-
-    async def keep(self, entry: Entry) -> bool:
-        """Store what came; True where a tier took it."""
-        entry.cost = max(0.0, self._engine.clock() - self._started)
-        stored = False
-        if not self._ask.policy.no_store:
-            stored = await self._engine.storage.keep(self._flight, self._ask.slot, entry)
-        self.end()
-        if stored:
-            self._engine.tell("store", self._ask, entry=entry)
-        return stored
-
-    def failed(self, error: BaseException) -> None:
-        """The upstream failed, or its caller left before it answered."""
-        self.end()
-        if isinstance(error, Exception):
-            self._engine.stats.errors += 1
-            self._engine.tell("error", self._ask, error=error)
-
-    def end(self) -> None:
-        """Nothing more will come."""
-        self._engine.flights.remove(self._flight)

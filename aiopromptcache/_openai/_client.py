@@ -12,40 +12,35 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
-from weakref import WeakKeyDictionary, finalize
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
-from openai import APITimeoutError, AsyncOpenAI, BaseModel, NotGiven
+from openai import APIStatusError, APITimeoutError, AsyncOpenAI, BaseModel, NotGiven
 from openai._models import FinalRequestOptions
 
 from .._batches import Fetched
-from .._engine import Answer, Ask, Engine, Loaded
+from .._engine import COMING, Answer, Ask, Engine, Loaded
 from .._entry import Kind
 from .._errors import ConfigurationError, NotCached
 from .._flights import OutOfPatience
 from .._policy import Policy, Request
 from .._status import CacheStatus, LiveStatus, mark
+from .._streams import Live
 from ._binding import RAW_HEADER, Binding, Call, given, parse, snapshot, without_directives
 from ._embeddings import Assembled, Gathering, Items, Whole, split
 from ._endpoints import BY_PATH, ENDPOINTS, Endpoint
 from ._fast import fast_create
+from ._live import Reply, refuses_stream_options
+from ._playback import Playback
 from ._raw import request_of
-from ._record import add_cache_status, pack_head, reopened, replay, with_stream
-from ._recording import Recorder, accumulate
+from ._record import add_cache_status, pack_head, reopened, replay
 from ._scope import defined_by_sdk
+from ._streaming import Played, keep, play, plays_as
 from ._vectors import added, take_apart
 
 _LONG_NUMBER = re.compile(rb"\d{19}")
 
 ClientT = TypeVar("ClientT", bound=AsyncOpenAI)
-
-
-class Reply(NamedTuple):
-    """What the SDK had in hand when the upstream had answered."""
-
-    response: Any
-    options: FinalRequestOptions
-    retries_taken: int
 
 
 class _Exchange:
@@ -197,9 +192,8 @@ class _Call:
         async def load() -> Loaded:
             reply = await self._ask_upstream()
             body = await reply.response.aread()
-            kind = Kind.SSE if self._stream else Kind.HTTP  # a stream's refresh reads it all
-            parsed = accumulate(call.endpoint, body) if self._stream else parse(body)
-            entry = self._binding.entry(call, kind, reply.response, body, parsed)
+            parsed = parse(body)
+            entry = self._binding.entry(call, Kind.HTTP, reply.response, body, parsed)
             storable = self._binding.storable(call, reply.response, parsed)
             return Loaded(entry, storable, (reply, body, parsed))
 
@@ -288,38 +282,67 @@ class _Call:
         return await self._deliver(reply._replace(response=response), answer.status, told=True)
 
     async def _streamed(self, call: Call) -> Any:
-        ask = self._ask(call)
-        answer = await self._engine.fetch_stored(ask)
-        if answer is not None:
-            return await self._replay(answer)
-        recording = self._engine.record(ask)
+        if call.loads:
+            return await self._live_ask(call).load()
         try:
-            reply = await self._ask_upstream()
-        except BaseException as error:
-            recording.failed(error)
-            raise
-        fwd = "request" if call.policy.no_cache else "miss"
-        status = LiveStatus((call.key, *_MISS[:4], fwd))
+            answer = call.answer or await self._engine.fetch(self._live_ask(call))
+        except OutOfPatience:
+            raise APITimeoutError(request=self._request()) from None
+        played = play(self._binding, call, answer, self._request)
+        reply: Reply | None = None
+        if answer.entry is COMING and answer.extra.leader:
+            reply = answer.extra.head.reply
+        if self._raw is None and plays_as(self._binding, call, self._cast_to, self._stream_cls):
+            return await self._playback(played, reply or Reply(None, self._options, 0))
+        response = played.make_response(played.source)
+        if reply is None:
+            reply = Reply(response, self._options, 0)
+        return await self._deliver(reply._replace(response=response), played.status, told=True)
 
-        async def keep(body: bytes) -> None:
-            parsed = accumulate(call.endpoint, body)
-            if self._binding.storable(call, reply.response, parsed):
-                entry = self._binding.entry(call, Kind.SSE, reply.response, body, parsed)
-                if await recording.keep(entry):
-                    status.arguments = (call.key, *_MISS[:3], entry.ttl, fwd, False, True)
+    async def _playback(self, played: Played, reply: Reply) -> Any:
+        options = reply.options
+        ways = None if options.synthesize_event_and_data else played.ways
+        cast_to = getattr(self._stream_cls, "__args__", (None,))[0]
+        result: Any = Playback(
+            played.source, ways, cast_to, self._client, played.make_response, options
+        )
+        if not isinstance(options.post_parser, NotGiven):
+            result = options.post_parser(result)
+        return mark(result, played.status)
 
-        recorder = Recorder(reply.response, keep, recording.end)
-        finalize(recorder, recording.end)
-        response = with_stream(reply.response, recorder, recorder.aclose)
-        return await self._deliver(reply._replace(response=response), status)
+    def _live_ask(self, call: Call) -> Ask:
+        live = Live()
+        load = functools.partial(self._load_live, call, live)
+        return self._binding.ask(call, self._options.timeout, load, live)
+
+    async def _load_live(self, call: Call, live: Live) -> Loaded:
+        began = self._engine.clock()
+        reply, usage = await self._ask_for_stream(call)
+        return await keep(self._binding, call, live, reply, usage=usage, began=began)
+
+    async def _ask_for_stream(self, call: Call) -> tuple[Reply, bool]:
+        """The upstream's answer, and whether it was asked for usage."""
+        if not self._binding.adds_usage(call):
+            return await self._ask_upstream(), call.usage
+        as_given = self._options
+        self._options = _with_usage(as_given)
+        try:
+            return await self._ask_upstream(), True
+        except APIStatusError as error:
+            if not refuses_stream_options(error):
+                raise
+        self._binding.refusing.add(str(self._client.base_url))
+        self._engine.stats.upstream_calls += 1
+        self._options = as_given
+        return await self._ask_upstream(), False
 
     async def _replay(self, answer: Answer) -> Any:
-        status = CacheStatus(*answer.status)
+        entry = answer.entry if self._plan is None else self._binding.form(self._plan, answer.entry)
         response = replay(
-            answer.entry,
+            entry or answer.entry,
             self._request(),
-            unread=self._stream or self._raw == "stream",
-            status=str(status),
+            unread=self._raw == "stream",
+            status=str(CacheStatus(*answer.status)),
         )
         return await self._deliver(Reply(response, self._options, 0), answer.status, told=True)
 
@@ -341,6 +364,17 @@ class _Call:
             retries_taken=reply.retries_taken,
         )
         return mark(result, status)
+
+
+def _with_usage(options: FinalRequestOptions) -> FinalRequestOptions:
+    """The same request, asking for usage too."""
+    options = options.model_copy()
+    extra: Any = options.extra_json or {}
+    place = "extra_json" if "stream_options" in extra else "json_data"
+    body: Any = getattr(options, place) or {}
+    asked = {**(body.get("stream_options") or {}), "include_usage": True}
+    setattr(options, place, {**body, "stream_options": asked})
+    return options
 
 
 _BODIES = (dict, Mapping, type(None))
@@ -396,8 +430,10 @@ def wrap(engine: Engine, policy: Callable[[], Policy], client: ClientT) -> Clien
     return bound
 
 
-def _bind(client: Any, engine: Engine, policy: Callable[[], Policy]) -> Any:
-    client._binding = Binding(engine, policy, client)
+def _bind(
+    client: Any, engine: Engine, policy: Callable[[], Policy], refusing: set[str] | None = None
+) -> Any:
+    client._binding = Binding(engine, policy, client, refusing)
     return client
 
 
@@ -427,7 +463,8 @@ def _copying(method: Callable[..., Any]) -> Callable[..., Any]:
     def copy(self: CachedClient, *args: Any, **kwargs: Any) -> Any:
         copied = method(self, *args, **kwargs)
         if self._binding is not None:
-            _bind(copied, self._binding.engine, self._binding.policy)
+            binding = self._binding
+            _bind(copied, binding.engine, binding.policy, binding.refusing)
         return copied
 
     return copy

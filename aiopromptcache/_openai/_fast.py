@@ -1,7 +1,8 @@
 """The fast layer: a resource's own `create`, which first looks into memory.
 
-It answers a plain call that was answered before, or that another caller has in flight, before the
-SDK has done any work. Everything else it leaves to the complete layer, along with the plan it made.
+It answers a call, plain or streamed, that was answered before, or that another caller has in
+flight, before the SDK has done any work. Everything else it leaves to the complete layer, along
+with the plan it made.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from .._engine import Answer, Ask, Loaded
 from .._entry import Entry, Kind
 from .._flights import OutOfPatience
 from .._status import mark
-from ._binding import RAW_HEADER, Binding, Call, given, is_plain, planned, snapshot
+from .._streams import Live
+from ._binding import RAW_HEADER, Binding, Call, given, planned, snapshot
 from ._embeddings import Items, summary
 from ._endpoints import Endpoint
+from ._playback import Playback
 from ._raw import RawHit, options_of, request_of
 from ._rebuild import decode_vectors
+from ._streaming import play
 
 _NOT_SENT = frozenset({"extra_headers", "extra_query", "timeout"})
 _EXTRAS = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
@@ -89,7 +93,8 @@ class _FastCall:
     def plan(self) -> Call | None:
         """How the call is cached; None where the complete layer must see for itself."""
         params = self._params
-        if params.get("stream"):
+        streamed = bool(params.get("stream"))
+        if streamed and (params["stream"] is not True or not self._binding.plays):
             return None
         if self._endpoint.name == "embeddings" and "encoding_format" not in params:
             self._vectors = True
@@ -99,7 +104,8 @@ class _FastCall:
                 return None  # trio
             if not _EXTRAS.isdisjoint(params):
                 self._take_extras()
-            if self._headers and self._headers.get(RAW_HEADER) == "stream":
+            raw = self._headers.get(RAW_HEADER) if self._headers else None
+            if raw == "stream" or (streamed and raw is not None):
                 return None
             call = self._binding.plan(
                 self._endpoint,
@@ -129,8 +135,8 @@ class _FastCall:
         if call.items is not None:
             return self._items_from_memory(call, call.items), call
         entry = engine.peek(call.slot, call.policy)
-        if entry is not None and is_plain(entry):
-            return self._answered(call, engine.hit(call.key, entry, engine.storage.local_name))
+        if entry is not None and (form := self._binding.form(call, entry)) is not None:
+            return self._answered(call, engine.hit(call.key, form, engine.storage.local_name))
         if engine.storage.peek(call.slot) is None:
             return None, call
         return self._offered(call, ask := self._ask(call), engine.local(ask))
@@ -189,7 +195,9 @@ class _FastCall:
         return self._offered(call._replace(spent=loop.time() - started), ask, answer)
 
     def _ask(self, call: Call) -> Ask:
-        ask = self._binding.ask(call, self._timeout, functools.partial(self._load, call))
+        live = Live() if call.request.stream else None
+        load = functools.partial(self._load, call)
+        ask = self._binding.ask(call, self._timeout, load, live)
         ask.settle = self._settle
         return ask
 
@@ -210,6 +218,12 @@ class _FastCall:
 
     def _answered(self, call: Call, answer: Answer) -> tuple[Any, Call]:
         """The object, or the answer for the SDK to make an object of."""
+        if call.request.stream:
+            return self._play(call, answer), call
+        if answer.entry.kind is not Kind.HTTP:
+            entry = self._binding.form(call, answer.entry)
+            assert entry is not None  # it was accepted
+            answer = answer._replace(entry=entry)
         built = self._build(call, answer.entry)
         if built is None:
             return None, call._replace(answer=answer)
@@ -220,7 +234,8 @@ class _FastCall:
         policy = call.policy
         return (
             not (policy.no_cache or policy.no_store or policy.only_if_cached)
-            and self._binding.engine.flights.find(call.slot) is not None
+            and len(self._binding.engine.flights) > 0
+            and self._binding.joinable(call)
         )
 
     async def _follow(self, call: Call) -> tuple[Any, Call]:
@@ -252,6 +267,14 @@ class _FastCall:
             vectors=self._vectors,
             entry=entry,
         )
+
+    def _play(self, call: Call, answer: Answer) -> Any:
+        played = play(self._binding, call, answer, self._request)
+        event = self._endpoint.event
+        stream = Playback(
+            played.source, played.ways, event, self._binding.client, played.make_response
+        )
+        return mark(stream, played.status)
 
     def _request(self) -> Any:
         options = options_of(self._endpoint, self._params, self._headers, self._query)
