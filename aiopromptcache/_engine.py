@@ -128,9 +128,11 @@ class Engine:
     def peek(self, slot: str, policy: Policy) -> Entry | None:
         """A fresh entry of the local tier about which nothing else is to be decided."""
         entry = self.storage.peek(slot)
-        if entry is None or decide(entry, policy, self.clock()) is not Verdict.FRESH:
-            return None
-        return None if policy.refresh_ahead else entry
+        return entry if entry is not None and self.settled(entry, policy) else None
+
+    def settled(self, entry: Entry, policy: Policy) -> bool:
+        """Is an entry fresh, and nothing else to be decided about it?"""
+        return not policy.refresh_ahead and decide(entry, policy, self.clock()) is Verdict.FRESH
 
     def local(self, ask: Ask) -> Answer | None:
         """The local tier's answer, without awaiting."""

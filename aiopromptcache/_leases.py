@@ -141,10 +141,12 @@ class Coordinator:
         if not task.cancelled() and task.exception() is None and (claim := task.result()):
             self.give_back(claim.lease)
 
-    async def _claim_many(self, slots: Sequence[str]) -> Mapping[str, Claim]:
+    async def _claim_many(self, slots: Sequence[str], waited: float) -> Mapping[str, Claim]:
         """Claims of several callers at once. A lease waits for the one who comes for it."""
+        started = asyncio.get_running_loop().time()
         await self.listening()
-        claims = await self.guard.claim(slots)
+        waited += asyncio.get_running_loop().time() - started
+        claims = await self.guard.claim(slots, spent=waited)
         for claim in claims.values():
             if claim.lease is not None:
                 self._hold(claim.lease)

@@ -134,6 +134,8 @@ class Storage:
         """The shared tier's entry, or another's; a lease that comes instead waits for `begin`."""
         assert self.shared is not None
         claim, overtaken = await self.shared.claims.look(slot)
+        if claim is not None and claim.entry is not None and len(self.remote) == 1:
+            return Found(claim.entry, self.shared.guard.name), overtaken
         found: dict[str, Found] = {}
         if claim is not None:
             self._prefer(found, slot, claim.entry, self.shared.guard.name)
@@ -141,14 +143,14 @@ class Storage:
             return await self._looks.look(slot)
         return found.get(slot), overtaken
 
-    async def _ask(self, slots: Sequence[str]) -> dict[str, Found]:
+    async def _ask(self, slots: Sequence[str], waited: float) -> dict[str, Found]:
         """The first fresh entries, fastest tier first; else the youngest that are not over."""
         if self.shared is not None and self.local is not None:
             await self.shared.listening()
         found: dict[str, Found] = {}
         for guard in self.remote:
             if rest := [slot for slot in slots if not self._is_fresh(found.get(slot))]:
-                for slot, entry in (await guard.get(rest)).items():
+                for slot, entry in (await guard.get(rest, spent=waited)).items():
                     self._prefer(found, slot, entry, guard.name)
         return found
 

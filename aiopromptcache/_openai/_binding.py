@@ -45,6 +45,7 @@ _MEMOS = 1_024
 _LARGE_MEMO = 2**16
 
 _UNSET = (Omit, NotGiven)
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 WHOLE = "/stream"
 """In a lane: a stream that carries all that a plain call gets, too."""
@@ -157,7 +158,7 @@ class Binding:
 
         A strict client gets no form but the one that was validated.
         """
-        if not _is_sound(entry):
+        if not self._is_sound(call, entry):
             return None
         streamed = call.request.stream
         if entry.kind is (Kind.SSE if streamed else Kind.HTTP):
@@ -234,20 +235,32 @@ class Binding:
 
     def build(self, call: Call, entry: Entry) -> Any:
         """A new object for a plain answer; None where only the SDK's own path will do."""
-        if entry.memo is not None:
+        if entry.memo is not None or self._recalled(call, entry):
             return rebuild(entry, call.endpoint, self.client)
-        # Without a local tier the same answer comes as a new entry each time.
         local = self.engine.storage.local
-        identity = 0 if local is not None else hash((call.slot, entry.head, entry.payload))
-        entry.memo = self._memos.get(identity)
-        known = entry.memo is not None
         built = rebuild(entry, call.endpoint, self.client)
         if local is None:
             if entry.size - len(entry.payload) < _LARGE_MEMO:
-                self._memos[identity] = entry.memo
-        elif not known and local.peek(call.slot) is entry:
+                self._memos[_identity(call, entry)] = entry.memo
+        elif local.peek(call.slot) is entry:
             local.put(call.slot, entry)  # it has grown by what it remembers
         return built
+
+    def _recalled(self, call: Call, entry: Entry) -> bool:
+        """Without a local tier the same answer comes as a new entry each time."""
+        if self.engine.storage.local is None:
+            entry.memo = self._memos.get(_identity(call, entry))
+        return entry.memo is not None
+
+    def _is_sound(self, call: Call, entry: Entry) -> bool:
+        """May what comes from outside be the answer that it says it is?"""
+        if type(entry) is not ForeignEntry or entry.memo is not None or entry.forms:
+            return True
+        if entry.kind is Kind.HTTP:
+            if self._recalled(call, entry):
+                return True
+            return is_json(entry) and parse(entry.payload) is not None
+        return entry.kind is not Kind.SSE or (is_head(entry) and is_stream(entry.payload))
 
     # Asking
 
@@ -361,19 +374,16 @@ class Binding:
 
 def snapshot(value: Any) -> Any:
     """A copy of what is keyed, as it will be sent, for work that begins later."""
+    if type(value) in _SCALARS:
+        return value
     try:
         return orjson.loads(orjson.dumps(value, default=plain_json))
     except (orjson.JSONEncodeError, orjson.JSONDecodeError):  # e.g. an integer past 64 bits
         return copy.deepcopy(value)
 
 
-def _is_sound(entry: Entry) -> bool:
-    """May what comes from outside be the answer that it says it is?"""
-    if type(entry) is not ForeignEntry or entry.memo is not None or entry.forms:
-        return True
-    if entry.kind is Kind.HTTP:
-        return is_json(entry) and parse(entry.payload) is not None
-    return entry.kind is not Kind.SSE or (is_head(entry) and is_stream(entry.payload))
+def _identity(call: Call, entry: Entry) -> int:
+    return hash((call.slot, entry.head, entry.payload))
 
 
 def _without_form(params: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -189,10 +189,18 @@ class _FastCall:
     async def _from_remote(self, call: Call) -> tuple[Any, Call]:
         loop = asyncio.get_running_loop()
         started = loop.time()
+        engine, policy = self._binding.engine, call.policy
+        claim = not (policy.only_if_cached or policy.no_store)
+        found = await engine.storage.look(call.slot, promote=not policy.no_store, claim=claim)
+        if found is None:
+            return None, call._replace(spent=loop.time() - started)
+        if engine.settled(found.entry, policy):
+            form = self._binding.form(call, found.entry)
+            if form is not None:
+                return self._answered(call, engine.hit(call.key, form, found.tier))
+        call = call._replace(spent=loop.time() - started)
         ask = self._ask(call)
-        claim = not call.policy.only_if_cached
-        answer = await self._binding.engine.remote(ask, claim=claim)
-        return self._offered(call._replace(spent=loop.time() - started), ask, answer)
+        return self._offered(call, ask, engine.offer(ask, found))
 
     def _ask(self, call: Call) -> Ask:
         live = Live() if call.request.stream else None

@@ -253,7 +253,7 @@ class Guard:
         self, breaker: _Breaker, operation: Callable[[], Awaitable[T]], timeout: float
     ) -> T:
         try:
-            async with self._deadlines.within(timeout):
+            with self._deadlines.within(timeout):
                 result = await operation()
         except asyncio.CancelledError as error:
             task = asyncio.current_task()

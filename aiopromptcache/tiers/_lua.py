@@ -27,7 +27,7 @@ class Script:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode()
 
 
 class Call(NamedTuple):
@@ -40,7 +40,7 @@ class Call(NamedTuple):
     @property
     def short(self) -> list[Any]:
         """The command for a server that knows the script."""
-        return ["EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args]
+        return [b"EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args]
 
     @property
     def whole(self) -> list[Any]:

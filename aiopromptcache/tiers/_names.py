@@ -42,13 +42,16 @@ class Names:
     def places(self, slot: str) -> Places:
         """Everything about one slot."""
         namespace, _, key = slot.partition(":")
-        base = self._prefix + b":" + namespace.encode() + b":"
+        base = self._base(namespace)
         if self._cipher is None:
-            names: tuple[bytes, ...] = (b"{" + _unbraced(key) + b"}",)
-        else:
-            names = tuple(b"{" + name + b"}" for name in self._cipher.hide(_bytes(slot)))
+            name = b"{" + _unbraced(key) + b"}"
+            return Places(base + b"e:" + name, base + b"l:" + name, (), (name,))
+        names = tuple([b"{" + name + b"}" for name in self._cipher.hide(_bytes(slot))])
         entry, *older = [base + b"e:" + name for name in names]
         return Places(entry, base + b"l:" + names[0], tuple(older), names)
+
+    def _base(self, namespace: str) -> bytes:
+        return self._prefix + b":" + namespace.encode() + b":"
 
     def tag_sets(self, namespace: str, tag: str) -> list[bytes]:
         """The sets of a tag, the one for writing first."""

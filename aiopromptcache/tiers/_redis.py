@@ -161,14 +161,17 @@ class RedisTier:
         self, slots: Sequence[str], *, past: bytes = b"", take: bool = False
     ) -> Sequence[Claim]:
         """See `SharedTier.claim`. One script for all."""
-        older: Mapping[str, Entry] = {}
         if self._cipher is not None and self._cipher.rotating and not (past or take):
-            older = await self.get(slots)  # on a cluster these are elsewhere
-        offset = await self._clock_offset()
-        wanted = [slot for slot in slots if slot not in older]
-        claims = await self._claim_all(wanted, past, take, offset)
+            return await self._claim_rotating(slots)
+        return await self._claim_all(slots, past, take, await self._clock_offset())
+
+    async def _claim_rotating(self, slots: Sequence[str]) -> Sequence[Claim]:
+        """Records under older keys are looked for first; on a cluster they are elsewhere."""
+        known = await self.get(slots)
+        wanted = [slot for slot in slots if slot not in known]
+        claims = await self._claim_all(wanted, b"", False, await self._clock_offset())
         by_slot = dict(zip(wanted, claims, strict=True))
-        return [by_slot[s] if s in by_slot else Claim(older[s], b"older") for s in slots]
+        return [by_slot[s] if s in by_slot else Claim(known[s], b"older") for s in slots]
 
     async def fill(self, entries: Sequence[tuple[Entry, Lease]]) -> Sequence[bool]:
         """See `SharedTier.fill`."""
