@@ -33,7 +33,7 @@ SPARE_SECONDS = 1.0
 
 
 class Obtained(NamedTuple):
-    """What a claim came to: an entry, or a lease, or neither where the tier is out."""
+    """What a claim came to: an entry, or a lease. While the tier is out, one without a token."""
 
     entry: Entry | None = None
     lease: Lease | None = None
@@ -91,11 +91,11 @@ class Coordinator:
         with self._attention(slot) as attention:
             while True:
                 attention.reset()
-                started = loop.time()
+                started, right = loop.time(), self.guard.right(slot)
                 claim = await self._claim(slot, past, take, spent)
                 spent += loop.time() - started
                 if claim is None:
-                    return Obtained(spent=spent)
+                    return Obtained(lease=right, spent=spent)
                 if claim.lease is not None:
                     return Obtained(lease=claim.lease, spent=spent)
                 if claim.entry is not None and usable(claim.entry):
@@ -120,7 +120,7 @@ class Coordinator:
         return claim
 
     async def _claim_alone(self, slot: str, past: bytes, take: bool, spent: float) -> Claim | None:
-        """A claim that no other joins. Where its caller leaves meanwhile, its lease is given back."""
+        """A claim that no other joins. If its caller leaves meanwhile, its lease is given back."""
 
         async def claim() -> Claim | None:
             claims = await self.guard.claim([slot], past=past, take=take, spent=spent)

@@ -162,7 +162,7 @@ class Storage:
                 if not (flight.detached or got.overtaken):
                     self._promote(slot, found)
                 return Begun(found, None, spent)
-        if not (new or looked) and (lease is None or len(self.remote) > 1):
+        if not (new or looked) and (lease is None or not lease.token or len(self.remote) > 1):
             try:
                 elsewhere = await self.look(slot, promote=not flight.detached)
             except BaseException:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import random
 import statistics
 import sys
@@ -52,16 +51,22 @@ async def together(url: str, rounds: int) -> None:
     for round_ in range(rounds):
         async with workers(url, 4) as them:
             before = counters(url)
-            loads = [(w, w.tell("load", key=f"{round_}", value=round_, callers=250, seconds=1.0))
-                     for w in them]
+            loads = [
+                (w, w.tell("load", key=f"{round_}", value=round_, callers=250, seconds=1.0))
+                for w in them
+            ]
             answers = [await w.answer(number) for w, number in loads]
             after = counters(url)
             leaders = [bool(w.of("upstream", key=f"{round_}")) for w in them]
             calls.append(sum(leaders))
             spent.append((after[0] - before[0], after[1] - before[1]))
             stored = min(min(a["times"]) for a, led in zip(answers, leaders, strict=True) if led)
-            late += [at - stored for a, led in zip(answers, leaders, strict=True) if not led
-                     for at in a["times"]]
+            late += [
+                at - stored
+                for a, led in zip(answers, leaders, strict=True)
+                if not led
+                for at in a["times"]
+            ]
     print(f"4 processes x 250 callers, {rounds} rounds: upstream calls {sorted(set(calls))}")
     print(f"  commands of all four, by name and in total: {spent}")
     print(f"  callers' answers after the leader's first: {percentiles(late)}")
@@ -87,16 +92,24 @@ async def deaths(url: str, rounds: int, lease: float) -> None:
             leader, others = them[0], them[1:]
             leader.tell("load", key=f"d{round_}", value=0, callers=50, seconds=60)
             await wait_until("its call", lambda w=leader: w.of("upstream"))
-            loads = [(w, w.tell("load", key=f"d{round_}", value=1, callers=50, seconds=0.5))
-                     for w in others]
+            loads = [
+                (w, w.tell("load", key=f"d{round_}", value=1, callers=50, seconds=0.5))
+                for w in others
+            ]
             await asyncio.sleep(random.uniform(0, 1.5 * lease))
             await leader.kill()
             killed = time.monotonic()
             answers = [await w.answer(number, within=30) for w, number in loads]
             assert all(a["values"] == [1] * 50 for a in answers)
             calls.append(sum(len(w.of("upstream", key=f"d{round_}")) for w in others))
-            took.append(min(w.of("upstream", key=f"d{round_}")[0]["at"] for w in others
-                            if w.of("upstream", key=f"d{round_}")) - killed)
+            took.append(
+                min(
+                    w.of("upstream", key=f"d{round_}")[0]["at"]
+                    for w in others
+                    if w.of("upstream", key=f"d{round_}")
+                )
+                - killed
+            )
     print(f"SIGKILL, lease={lease}: calls beyond the dead one {sorted(set(calls))}")
     print(f"  another's call after it: {percentiles(took)}")
 

@@ -376,7 +376,8 @@ async def test_nothing_is_left_over(url: str, raw: Any) -> None:
                 assert await raw.pttl(key) > 0, key
         storage = one._engine.storage
         assert storage.shared is not None
-        assert not (storage.shared._held or storage.shared._spare or storage.shared._waiting)
+        shared = storage.shared
+        assert [shared._held, shared._spare, shared._waiting] == [set(), {}, {}]
 
 
 async def empty(raw: Any) -> bool:

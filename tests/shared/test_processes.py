@@ -104,7 +104,11 @@ async def none_left(raw: Any) -> bool:
 async def test_what_one_process_drops_the_others_forget(url: str) -> None:
     async with workers(url, 3) as them:
         first, *others = them
-        for way, argument in (("forget", {"key": "k"}), ("invalidate", {"tag": "t"}), ("clear", {})):
+        for way, argument in (
+            ("forget", {"key": "k"}),
+            ("invalidate", {"tag": "t"}),
+            ("clear", {}),
+        ):
             await first.ask("put", key="k", value=way, tags=["t"])
             for worker in others:
                 await wait_until("the value", lambda w=worker, v=way: reads(w, v))
