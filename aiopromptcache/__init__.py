@@ -3,7 +3,13 @@
 from . import normalize
 from ._cache import PromptCache
 from ._entry import Entry, Kind, Usage
-from ._errors import ConfigurationError, NotCached, PromptCacheError, ReentrantCall
+from ._errors import (
+    ConfigurationError,
+    NotCached,
+    PromptCacheError,
+    ReentrantCall,
+    StreamBroken,
+)
 from ._events import CacheEvent, Hook
 from ._policy import Policy, Request
 from ._stats import Stats, TokenCount
@@ -31,6 +37,7 @@ __all__ = [
     "ReentrantCall",
     "Request",
     "Stats",
+    "StreamBroken",
     "Tier",
     "TierContext",
     "TokenCount",

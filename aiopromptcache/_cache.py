@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -12,12 +12,13 @@ from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
 from ._cached import decorate
-from ._engine import Ask, Engine, Loaded
+from ._engine import SIDE, Ask, Engine, Loaded
 from ._entry import Entry
 from ._errors import ConfigurationError
 from ._events import Hook
 from ._keys import prefix, request_key
 from ._policy import Policy, seconds, tag_tuple
+from ._shared import SharedStream
 from ._stats import Stats
 from ._values import Misfit, decode, decode_as, encode, encode_as
 from .tiers._base import Tier
@@ -160,16 +161,16 @@ class PromptCache:
         """The stored value, or `default`.
 
         With `type` (a pydantic model, dataclass, TypedDict, …) it is validated into it; a stored
-        value that does not fit is a miss. The value is the caller's own copy.
+        value that does not fit is a miss. The value is the caller's own copy. One that is past its
+        fresh life is a miss as well (nothing here could refresh it), but for `max_stale`.
         """
         engine = self._engine
         policy = self.current_policy
         slot = self._slot(key, policy)
         if not policy.no_cache:
-            landed = await engine.look(slot, policy, _fits(type))
-            if landed is not None and landed.tier is not None:
-                engine.hit(key, landed.entry, landed.tier)
-                return decode_as(landed.entry, type)
+            answer = await engine.find(key, slot, policy, _fits(type))
+            if answer is not None:
+                return decode_as(answer.entry, type)
         engine.ledger.missed(key)
         return default
 
@@ -193,10 +194,12 @@ class PromptCache:
         What is in flight for them still answers its callers, and is not stored.
         """
         policy = self.current_policy
+        keys = tuple(part for key in keys for part in _parts(key))
         slots = {self._slot(key, policy) for key in keys}
         if policy.partition:  # a status's key has its partition inside
             slots |= {self._engine.prefix + key for key in keys if _is_digest(key)}
-        return await self._engine.storage.drop(list(slots))
+        sides = [slot + SIDE for slot in slots]
+        return min(len(slots), await self._engine.storage.drop([*slots, *sides]))
 
     async def clear(self) -> int:
         """Empty this cache's namespace in every tier; gives how many entries were there."""
@@ -271,6 +274,30 @@ class PromptCache:
         )
         return _decode_fresh(answer.entry, type)
 
+    def stream(
+        self,
+        key: str,
+        factory: Callable[[], AsyncIterable[T]],
+        *,
+        ttl: Ttl = ...,
+        tags: Iterable[str] = (),
+    ) -> SharedStream[T]:
+        """The items of one `factory()` for all who ask at once, as they come, and of a stored one.
+
+        `factory` takes no arguments and returns an async iterator of JSON values or bytes, falsy
+        ones included; usually it is a call of an async generator function. It is read at its own
+        speed, in a copy of the first caller's context. Who comes later gets what there is so far at
+        once, then the rest live, each a copy of its own. Any consumer may leave (`aclose`, `async
+        with`, or simply drop it); when the last one has, the iterator is closed. It is stored only
+        after its end; what it raises reaches each consumer after the items before it.
+
+        Nothing happens before the first item is asked for; the policy is the one in force now.
+        `TypeError`, as an item comes, where it cannot be stored.
+        """
+        policy = self._policy_with(ttl, tags)
+        slot = self._slot(key, policy)
+        return SharedStream(self._engine, key, slot, policy, factory)
+
     def cached(
         self,
         *,
@@ -323,6 +350,14 @@ def _decode_fresh(entry: Entry, kind: Any) -> Any:
         return decode_as(entry, kind)
     except Misfit:
         return decode(entry)
+
+
+def _parts(key: str) -> list[str]:
+    """The keys that are meant: that of several embeddings is made of theirs."""
+    if type(key) is not str or "," not in key:
+        return [key]
+    parts = key.split(",")
+    return parts if all(map(_is_digest, parts)) else [key]
 
 
 def _is_digest(key: str) -> bool:

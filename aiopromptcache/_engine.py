@@ -1,6 +1,6 @@
 """The driver: it does what the policy decides, over tiers and flights.
 
-Every fill (a first load, a reload, a takeover) goes through `Engine._fly`, so all of them obey the
+Every fill (a first load, a refresh, a takeover) goes through `Engine._fly`, so all of them obey the
 same rule: what a key's invalidation overtook is not stored.
 """
 
@@ -11,18 +11,26 @@ import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
+from ._batches import Batches
 from ._entry import Entry, Kind
 from ._errors import NotCached
 from ._events import Hook
-from ._flights import Flight, FlightLost, Flights
+from ._flights import Flight, FlightLost, Flights, OutOfPatience
 from ._ledger import Ledger
-from ._policy import Policy, Verdict, decide
+from ._policy import Policy, Verdict, decide, due_early, refused_as
+from ._refresh import Refreshes, is_outage
+from ._status import LiveStatus
 from ._storage import Found, Storage
+from ._streams import Live, Reader, read_live
 from .tiers._base import Lease, Tier
 
+T = TypeVar("T")
+
 NO_STORE_LANE = "no-store"
+SIDE = "/stream"
+"""After a slot: where a stream is kept whose plain form is kept already, and cannot be played."""
 DRAIN_SECONDS = 1.0
 """How long closing waits for hooks that are still busy."""
 
@@ -47,11 +55,17 @@ class Landed(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """One caller's answer; `status` are the arguments of a CacheStatus."""
+    """One caller's answer; `status` are the arguments of a CacheStatus.
+
+    An answer that is still coming has `COMING` as its entry, and its `Reader` as `extra`.
+    """
 
     entry: Entry
-    status: tuple[Any, ...]
+    status: Any
     extra: Any = None
+
+
+COMING = Entry(Kind.SSE, b"", stored_at=0.0, ttl=0.0)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,10 +81,24 @@ class Ask:
     outlasts: Callable[[Exception, float | None], bool] = lambda error, patience: False
     """Told a flight's error and its leader's patience: does this caller rather try by itself?"""
     patience: float | None = None
+    live: Live | None = None
+    """The stream that `load` fills; then its caller gets a reader as soon as it has begun."""
+    leads: str = ""
+    """What its flight will bring, as part of its lane."""
+    follows: tuple[str, ...] = ("",)
+    """Whose answers serve this caller, best first."""
     looked: bool = False
     """True where the tiers were asked just now, and had nothing."""
     spent: float = 0.0
     """Seconds that remote tiers took of this call already."""
+    outage: Callable[[Exception], bool] = is_outage
+    """Is an error the upstream's fault, so that an old answer may stand in for it?"""
+    fwd: str = "miss"
+    """Why it goes upstream, in RFC 9211's words."""
+    seen: Entry | None = None
+    """What a refresh has to beat."""
+    settle: Callable[[], None] = lambda: None
+    """Called where the caller goes on before `load` runs: copies what it may change by then."""
     endpoint: str | None = None
     model: str | None = None
 
@@ -87,8 +115,10 @@ class Engine:
         clock: Callable[[], float],
     ) -> None:
         self.ledger = Ledger(namespace, hooks, clock)
-        self.flights: Flights[Landed] = Flights()
+        self.flights: Flights[Any] = Flights()
         self.storage = Storage(tiers, self.ledger, self.flights)
+        self.refreshes = Refreshes(self.flights, self._fly, self._refreshed, clock)
+        self.batches = Batches(self)
         self.clock = clock
         self.stats = self.ledger.stats
         self.prefix = self.storage.prefix
@@ -96,38 +126,89 @@ class Engine:
     # Looking
 
     def peek(self, slot: str, policy: Policy) -> Entry | None:
-        """A fresh entry of the local tier, without awaiting."""
+        """A fresh entry of the local tier about which nothing else is to be decided."""
         entry = self.storage.peek(slot)
         if entry is None or decide(entry, policy, self.clock()) is not Verdict.FRESH:
             return None
-        return entry
+        return None if policy.refresh_ahead else entry
 
-    async def look(
-        self, slot: str, policy: Policy, accepts: Callable[[Entry], bool]
-    ) -> Landed | None:
-        """A fresh entry of any tier, fastest first."""
-        entry = self.peek(slot, policy)
-        if entry is not None and accepts(entry):
-            return Landed(entry, self.storage.local_name)
-        return await self.look_remote(slot, policy, accepts) if self.storage.remote else None
+    def local(self, ask: Ask) -> Answer | None:
+        """The local tier's answer, without awaiting."""
+        entry = self.storage.peek(ask.slot)
+        return None if entry is None else self.offer(ask, Found(entry, self.storage.local_name))
 
-    async def look_remote(
-        self,
-        slot: str,
-        policy: Policy,
-        accepts: Callable[[Entry], bool],
-        *,
-        claim: bool = False,
-    ) -> Landed | None:
-        """A fresh entry of a remote tier; `claim` where the caller goes on to load it."""
-        claim = claim and not policy.no_store
-        found = await self.storage.look(slot, promote=not policy.no_store, claim=claim)
-        if found is None or not self._usable(found.entry, policy, accepts):
+    async def remote(self, ask: Ask, *, claim: bool = False) -> Answer | None:
+        """A remote tier's answer; `claim` where the caller goes on to load it."""
+        if not self.storage.remote:
             return None
-        return Landed(found.entry, found.tier)
+        keeps = not ask.policy.no_store
+        found = await self.storage.look(ask.slot, promote=keeps, claim=claim and keeps)
+        return None if found is None else self.offer(ask, found)
 
-    def _usable(self, entry: Entry, policy: Policy, accepts: Callable[[Entry], bool]) -> bool:
-        return decide(entry, policy, self.clock()) is Verdict.FRESH and accepts(entry)
+    async def find(
+        self, key: str, slot: str, policy: Policy, accepts: Callable[[Entry], bool]
+    ) -> Answer | None:
+        """What any tier has that is good without a refresh: fresh, or within max_stale."""
+        final = {Verdict.FRESH, Verdict.ACCEPTED}
+        if policy.max_stale is not None:
+            final.add(Verdict.REVALIDATE)
+        found = await self._found(
+            slot, policy, lambda entry, verdict: verdict in final and accepts(entry)
+        )
+        return None if found is None else self.hit(key, found.entry, found.tier)
+
+    async def _found(
+        self, slot: str, policy: Policy, usable: Callable[[Entry, Verdict], bool]
+    ) -> Found | None:
+        """The first entry of use, fastest tier first."""
+        entry = self.storage.peek(slot)
+        if entry is not None and usable(entry, decide(entry, policy, self.clock())):
+            return Found(entry, self.storage.local_name)
+        if not self.storage.remote:
+            return None
+        found = await self.storage.look(slot, promote=not policy.no_store)
+        if found is not None and usable(found.entry, decide(found.entry, policy, self.clock())):
+            return found
+        return None
+
+    def offer(self, ask: Ask, found: Found) -> Answer | None:
+        """The answer that an entry is for this caller, if it is one.
+
+        A refresh that it needs is begun. Where it is no answer, the question remembers why.
+        """
+        entry, policy, now = found.entry, ask.policy, self.clock()
+        if not ask.accepts(entry):
+            return None
+        verdict = decide(entry, policy, now)
+        if verdict is Verdict.REVALIDATE or (
+            verdict is Verdict.FRESH
+            and policy.refresh_ahead
+            and due_early(entry, policy, now, random.random())
+        ):
+            self.refreshes.start(ask, entry)
+        elif not self._good(verdict, ask.slot):
+            ask.fwd = refused_as(entry, now)
+            return None
+        return self.hit(ask.key, entry, found.tier)
+
+    def _good(self, verdict: Verdict, slot: str) -> bool:
+        """May an entry be given without asking the upstream first?"""
+        if verdict is Verdict.ON_ERROR:
+            return self.refreshes.failures.lately(slot, outage=True)
+        return verdict is not Verdict.UNUSABLE
+
+    def _lands(self, ask: Ask, entry: Entry) -> bool:
+        """Is a tier's entry all that a flight has to bring?"""
+        if not ask.accepts(entry):
+            return False
+        now = self.clock()
+        verdict = decide(entry, ask.policy, now)
+        if ask.seen is not None:
+            return verdict is Verdict.FRESH and _replaces(entry, ask.seen)
+        if not self._good(verdict, ask.slot):
+            ask.fwd = refused_as(entry, now)
+            return False
+        return True
 
     # Answering
 
@@ -138,16 +219,14 @@ class Engine:
         follower whose own time is up.
         """
         policy = ask.policy
-        if not policy.no_cache and not ask.looked:
-            entry = self.peek(ask.slot, policy)
-            if entry is not None and ask.accepts(entry):
-                return self.hit(ask.key, entry, self.storage.local_name)
+        if not policy.no_cache and not ask.looked and (answer := self.local(ask)) is not None:
+            return answer
         if policy.only_if_cached and (answer := await self.fetch_stored(ask)):
             return answer
         lane = self._lane(policy)
         if self._may_look(ask, lane) and (answer := await self._look_first(ask)) is not None:
             return answer
-        while lane is not None and self.flights.find(ask.slot, lane) is not None:
+        while self.joinable(ask.slot, policy, ask.follows) is not None:
             if (answer := await self.follow(ask)) is not None:
                 return answer
         return await self._lead(ask, lane)
@@ -158,17 +237,17 @@ class Engine:
             lane is not None
             and bool(self.storage.remote)
             and not ask.looked
-            and self.flights.find(ask.slot, lane) is None
+            and self.joinable(ask.slot, ask.policy, ask.follows) is None
         )
 
     async def _look_first(self, ask: Ask) -> Answer | None:
         """A remote tier's answer; a flight is only for what none of them has."""
         loop = asyncio.get_running_loop()
         started = loop.time()
-        landed = await self.look_remote(ask.slot, ask.policy, ask.accepts, claim=True)
+        answer = await self.remote(ask, claim=True)
         ask.spent += loop.time() - started
         ask.looked = True
-        return None if landed is None else self._answer(ask, landed, leader=True)
+        return answer
 
     def _lane(self, policy: Policy) -> str | None:
         """Which callers may share a flight. Who wants a new answer neither joins nor lends one."""
@@ -176,65 +255,110 @@ class Engine:
             return None
         return NO_STORE_LANE if policy.no_store else ""
 
+    def joinable(
+        self, slot: str, policy: Policy, follows: tuple[str, ...]
+    ) -> Flight[Landed] | None:
+        """The flight of another caller that one of this policy may share, best first."""
+        if not len(self.flights) or (lane := self._lane(policy)) is None:
+            return None
+        found = (self.flights.find(slot, lane + form) for form in follows)
+        return next((flight for flight in found if flight is not None), None)
+
+    async def _join(self, flight: Flight[Landed], ask: Ask, *, leader: bool) -> Landed | Reader:
+        """What a flight brought, or where this caller can read what it is bringing."""
+        patience = None if leader else ask.patience
+        if ask.live is not None and flight.live is not None:
+            reader = await read_live(self.flights, flight, leader=leader, timeout=patience)
+            if reader is not None:
+                return reader
+        landed: Landed = await self.flights.join(flight, leader=leader, timeout=patience)
+        return landed
+
     async def follow(self, ask: Ask) -> Answer | None:
         """The answer of the flight that is there; None where it was lost, or not patient enough.
 
         Raises what the upstream raised, and `OutOfPatience`.
         """
-        flight = self.flights.find(ask.slot, self._lane(ask.policy) or "")
+        flight = self.joinable(ask.slot, ask.policy, ask.follows)
         if flight is None:
             return None
         try:
-            landed = await self.flights.join(flight, leader=False, timeout=ask.patience)
+            landed = await self._join(flight, ask, leader=False)
         except FlightLost:
             return None
         except BaseException as error:
-            if isinstance(error, Exception) and ask.outlasts(error, flight.patience):
-                return None
+            # Of a stream that broke off, another call may still be answered.
+            broke = flight.done and flight.live is not None and flight.live.opened
+            if isinstance(error, Exception):
+                if broke or ask.outlasts(error, flight.patience):
+                    return None
+                if (answer := await self.rescue(ask, error)) is not None:
+                    return answer
             self.ledger.count_request(leader=False)
             raise
+        if isinstance(landed, Reader):
+            return self._coming(ask, landed)
         if not ask.accepts(landed.entry):
             return None  # another caller wanted another type
-        if landed.tier is not None and not self._usable(landed.entry, ask.policy, ask.accepts):
-            return None  # another caller accepted older answers
-        return self._answer(ask, landed, leader=False)
+        if landed.tier is not None and not landed.waited:
+            # None where another caller accepted older answers.
+            return self.offer(ask, Found(landed.entry, landed.tier))
+        return self.answered(ask, landed, leader=False)
 
     async def _lead(self, ask: Ask, lane: str | None) -> Answer:
         flight = self.flights.start(
             ask.slot,
             lambda flight: self._fly(flight, ask),
-            lane=lane,
+            lane=None if lane is None else lane + ask.leads,
             tags=ask.policy.tags,
             patience=ask.patience,
+            live=ask.live,
         )
         try:
-            landed = await self.flights.join(flight, leader=True)
+            landed = await self._join(flight, ask, leader=True)
         except FlightLost:
             self.ledger.count_request(leader=True)
             raise asyncio.CancelledError from None
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, Exception) and (answer := await self.rescue(ask, error)):
+                return answer
             self.ledger.count_request(leader=True)
             raise
-        return self._answer(ask, landed, leader=True)
+        if isinstance(landed, Reader):
+            return self._coming(ask, landed)
+        return self.answered(ask, landed, leader=True)
+
+    async def rescue(self, ask: Ask, error: Exception) -> Answer | None:
+        """The old answer in place of an upstream's failure, where stale_if_error allows it.
+
+        The failure is remembered for a moment, in which others get the old answer at once.
+        """
+        policy = ask.policy
+        impatient = isinstance(error, OutOfPatience)  # the flight may yet bring something
+        if policy.no_cache or not policy.stale_if_error or not (impatient or ask.outage(error)):
+            return None
+        if not impatient:
+            self.refreshes.failures.note(ask.slot, outage=True)
+        found = await self._found(
+            ask.slot,
+            policy,
+            lambda entry, verdict: verdict is not Verdict.UNUSABLE and ask.accepts(entry),
+        )
+        if found is None:
+            return None
+        return self.hit(ask.key, found.entry, found.tier, fwd="stale")
 
     async def fetch_stored(self, ask: Ask) -> Answer | None:
         """The answer of a tier, or None. Raises `NotCached` for only_if_cached."""
         if not ask.policy.no_cache and not ask.looked:
-            landed = await self.look(ask.slot, ask.policy, ask.accepts)
-            if landed is not None:
-                return self._answer(ask, landed, leader=True)
+            answer = self.local(ask) or await self.remote(ask)
+            if answer is not None:
+                return answer
         if ask.policy.only_if_cached:
             self.ledger.count_request(leader=True)
             self.tell("miss", ask)
             raise NotCached(f"only_if_cached: no tier has a usable answer for the key {ask.key}")
         return None
-
-    def record(self, ask: Ask) -> Recording:
-        """An upstream call begins whose answer comes bit by bit."""
-        self.ledger.count_request(leader=True)
-        self.stats.upstream_calls += 1
-        self.tell("miss", ask)
-        return Recording(self, ask)
 
     async def _fly(self, flight: Flight[Landed], ask: Ask) -> Landed:
         lease = None
@@ -261,12 +385,11 @@ class Engine:
             found = None
             if not (policy.no_cache or ask.looked):
                 found = await self.storage.look(slot, promote=False)
-            usable = found is not None and self._usable(found.entry, policy, ask.accepts)
-            return found if usable else None, None
+            return found if found is not None and self._lands(ask, found.entry) else None, None
         begun = await self.storage.begin(
             flight,
             slot,
-            lambda entry: self._usable(entry, policy, ask.accepts),
+            lambda entry: self._lands(ask, entry),
             new=policy.no_cache,
             looked=ask.looked,
             spent=ask.spent,
@@ -275,38 +398,80 @@ class Engine:
         return begun.found, begun.lease
 
     async def _load(self, ask: Ask) -> Loaded:
+        loaded, took = await self.paid(ask, ask.load)
+        loaded.entry.cost = took
+        return loaded
+
+    async def paid(self, ask: Ask, load: Callable[[], Awaitable[T]]) -> tuple[T, float]:
+        """What one upstream call gives, and the seconds that it took; counted."""
         self.stats.upstream_calls += 1
         started = self.clock()
         try:
-            loaded = await ask.load()
+            brought = await load()
         except Exception as error:
             self.stats.errors += 1
             self.tell("error", ask, error=error, duration=self.clock() - started)
             raise
-        loaded.entry.cost = max(0.0, self.clock() - started)
-        return loaded
+        return brought, max(0.0, self.clock() - started)
 
-    def _answer(self, ask: Ask, landed: Landed, leader: bool) -> Answer:
+    def answered(self, ask: Ask, landed: Landed, *, leader: bool) -> Answer:
+        """Count and describe what a flight brought to one of its callers."""
         entry = landed.entry
         if landed.tier is not None and not landed.waited:
-            return self.hit(ask.key, entry, landed.tier)
+            found = Found(entry, landed.tier)
+            return self.offer(ask, found) or self.hit(ask.key, entry, landed.tier)
         leader = leader and not landed.waited
         self.ledger.count_request(leader=leader)
         if not leader and entry.usage is not None:
             self.stats.tokens_saved.add(entry.usage)
         self.tell("miss" if leader else "collapsed", ask, entry=entry)
-        fwd = "request" if ask.policy.no_cache else "miss"
+        fwd = "request" if ask.policy.no_cache else ask.fwd if leader else "miss"
         ttl = entry.ttl if landed.stored or landed.waited else None
         if ttl is not None and landed.waited:
             ttl -= entry.age(self.clock())
         status = (ask.key, False, None, None, ttl, fwd, not leader, landed.stored)
         return Answer(entry, status, landed.extra if leader else None)
 
-    def hit(self, key: str, entry: Entry, tier: str) -> Answer:
-        """Count a hit and describe it."""
+    def _coming(self, ask: Ask, reader: Reader) -> Answer:
+        """One caller's share of an answer that is still coming; its status is final at the end."""
+        leader = reader.leader
+        self.ledger.count_request(leader=leader)
+        if leader:
+            self.tell("miss", ask)
+        fwd = "request" if ask.policy.no_cache else ask.fwd if leader else "miss"
+        status = LiveStatus((ask.key, False, None, None, None, fwd, not leader, False))
+
+        def ended(landed: Landed | None, whole: bool) -> None:
+            entry = None if landed is None else landed.entry
+            if landed is not None and landed.stored:
+                ttl = landed.entry.ttl
+                status.arguments = (ask.key, False, None, None, ttl, fwd, not leader, True)
+            if not leader:
+                if whole and entry is not None and entry.usage is not None:
+                    self.stats.tokens_saved.add(entry.usage)
+                self.tell("collapsed", ask, **({} if entry is None else {"entry": entry}))
+
+        reader.on_end = ended
+        return Answer(COMING, status, reader)
+
+    def hit(self, key: str, entry: Entry, tier: str, *, fwd: str | None = None) -> Answer:
+        """Count a hit and describe it; `fwd` where the upstream was asked before, and failed."""
         age = self.ledger.hit(key, entry, tier)
-        ttl = None if entry.ttl is None else entry.ttl - age
-        return Answer(entry, (key, True, tier, age, ttl))
+        if entry.ttl is None:
+            return Answer(entry, (key, True, tier, age, None))
+        ttl = entry.ttl - age
+        if ttl > 0:
+            return Answer(entry, (key, True, tier, age, ttl))
+        return Answer(entry, (key, True, tier, age, ttl, fwd, False, False, True))
+
+    def _refreshed(self, ask: Ask, landed: Landed) -> None:
+        """A refresh has ended well."""
+        if landed.tier is not None:  # another process was faster
+            return
+        self.stats.refreshes += 1
+        self.tell("refresh", ask, entry=landed.entry)
+        if not landed.stored:  # nobody shall pay for such an answer again and again
+            self.refreshes.failures.note(ask.slot, outage=False)
 
     # Making entries
 
@@ -340,7 +505,8 @@ class Engine:
             self.ledger.tell(kind, key=ask.key, endpoint=ask.endpoint, model=ask.model, **fields)
 
     async def aclose(self) -> None:
-        """Let writes end, tell the hooks, close what the tiers made."""
+        """End refreshes, let writes end, tell the hooks, close what the tiers made."""
+        await self.refreshes.aclose()
         await self.flights.finish()
         await self.storage.aclose()
         with suppress(TimeoutError):
@@ -348,33 +514,7 @@ class Engine:
                 await self.ledger.events.drain()
 
 
-class Recording:
-    """An answer that comes bit by bit: stored whole, unless its key is invalidated meanwhile."""
-
-    def __init__(self, engine: Engine, ask: Ask) -> None:
-        self._engine = engine
-        self._ask = ask
-        self._started = engine.clock()
-        self._flight = engine.flights.open(ask.slot, ask.policy.tags)
-
-    async def keep(self, entry: Entry) -> bool:
-        """Store what came; True where a tier took it."""
-        entry.cost = max(0.0, self._engine.clock() - self._started)
-        stored = False
-        if not self._ask.policy.no_store:
-            stored = await self._engine.storage.keep(self._flight, self._ask.slot, entry)
-        self.end()
-        if stored:
-            self._engine.tell("store", self._ask, entry=entry)
-        return stored
-
-    def failed(self, error: BaseException) -> None:
-        """The upstream failed, or its caller left before it answered."""
-        self.end()
-        if isinstance(error, Exception):
-            self._engine.stats.errors += 1
-            self._engine.tell("error", self._ask, error=error)
-
-    def end(self) -> None:
-        """Nothing more will come."""
-        self._engine.flights.remove(self._flight)
+def _replaces(entry: Entry, seen: Entry) -> bool:
+    """Is an entry another and a newer one? Ages that come from elsewhere are not exact."""
+    tolerance = min(1.0, (seen.ttl or 0.0) / 2)
+    return entry.stored_at > seen.stored_at + tolerance

@@ -20,6 +20,10 @@ class Kind(IntEnum):
     """The body of an HTTP response; its head is in `Entry.head`."""
     SSE = 5
     """The body of a cleanly ended event stream; its head is in `Entry.head`."""
+    VECTOR = 6
+    """One item of an embeddings answer (`_openai/_vectors.py`); `Entry.head` is that answer's."""
+    ITEMS = 7
+    """The items of a stream of the caller's own: each its kind (1 byte), length (4), payload."""
 
 
 class Usage(NamedTuple):
@@ -34,7 +38,7 @@ _USAGE = struct.Struct("<3Q")
 
 
 class Entry:
-    """One stored answer. Everything but `memo` is settled when it is made.
+    """One stored answer. Everything but `memo` and `forms` is settled when it is made.
 
     Times are seconds on the cache's clock. `ttl` is the fresh life (None: for ever),
     `stale_while_revalidate` and `stale_if_error` are windows counted from its end, and `cost` is
@@ -45,6 +49,7 @@ class Entry:
         "_usage",
         "cost",
         "endpoint",
+        "forms",
         "head",
         "kind",
         "memo",
@@ -87,6 +92,8 @@ class Entry:
         self._usage = None if usage is None else _USAGE.pack(*usage)  # a third of the tuple
         self.memo: tuple[Any, ...] | None = None
         """How this process rebuilds the answer fastest (a pickle first). Never leaves it."""
+        self.forms: dict[str, Any] | None = None
+        """What this process has made of the answer for other ways of asking. Never leaves it."""
 
     @property
     def expires_at(self) -> float:
@@ -108,6 +115,8 @@ class Entry:
             size += len(self.head)
         if self.memo is not None and type(self.memo[0]) is bytes:
             size += len(self.memo[0])
+        if self.forms is not None:
+            size += sum(form.size for form in self.forms.values() if form is not None)
         return size
 
     def age(self, now: float) -> float:
@@ -116,3 +125,9 @@ class Entry:
 
     def __repr__(self) -> str:
         return f"<Entry {self.kind.name} {len(self.payload)} bytes ttl={self.ttl}>"
+
+
+class ForeignEntry(Entry):
+    """An entry that came from outside of this process: what it holds may be anything."""
+
+    __slots__ = ()

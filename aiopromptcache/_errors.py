@@ -4,7 +4,8 @@
     └── PromptCacheError
         ├── ConfigurationError   (also a ValueError)
         ├── NotCached
-        └── ReentrantCall
+        ├── ReentrantCall
+        └── StreamBroken
 
 A fault of the cache itself (a tier that is down, slow, full or hostile) is never among them: it
 is a miss, an event and a log line.
@@ -33,4 +34,14 @@ class ReentrantCall(PromptCacheError):
     """The work that computes a key waits, directly or in a circle, for that same key.
 
     Raised instead of a deadlock. Give the inner call a key of its own.
+    """
+
+
+class StreamBroken(PromptCacheError):
+    """A live stream that is shared has nothing more for this reader, though it has not ended.
+
+    Raised where it was closed before, where the task that reads the upstream for all was cancelled
+    from outside, and for a reader that fell so far behind the others that what it had to read is no
+    longer kept. The readers of a wrapped client get it as the cause of an `APIConnectionError`.
+    Ask again.
     """

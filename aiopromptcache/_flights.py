@@ -47,6 +47,7 @@ class Flight(Generic[T]):
         "kept",
         "key",
         "lane",
+        "live",
         "loop",
         "parent",
         "patience",
@@ -61,7 +62,10 @@ class Flight(Generic[T]):
         loop: asyncio.AbstractEventLoop,
         tags: tuple[str, ...],
         patience: float | None,
+        live: Any = None,
     ) -> None:
+        self.live = live
+        """The stream that the work fills, if its answer comes bit by bit."""
         self.key = key
         self.lane = lane
         self.loop = loop
@@ -88,6 +92,21 @@ class Flight(Generic[T]):
         """How many callers wait now."""
         return len(self._waiters)
 
+    @property
+    def settled(self) -> bool:
+        """The answer is there: nobody's leaving ends the work any more."""
+        return self.kept or (self.live is not None and self.live.complete)
+
+    @property
+    def ending(self) -> bool:
+        """Its last waiter left before the answer was there."""
+        return self.detached and not self.done and not self._waiters and not self.settled
+
+    @property
+    def landed(self) -> T | None:
+        """The result, once there is one."""
+        return self._result
+
     def land(self, result: T | None, error: BaseException | None = None) -> None:
         """Settle the outcome and wake everyone."""
         self.done = True
@@ -98,6 +117,8 @@ class Flight(Generic[T]):
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        if self.live is not None:
+            self.live.wake()
 
     def outcome(self, *, leader: bool) -> T:
         """The result, or the error: the leader's own instance, a twin of it for everyone else."""
@@ -122,8 +143,13 @@ class Flights(Generic[T]):
     def find(self, key: str, lane: str = "") -> Flight[T] | None:
         """The flight of this key and lane that a caller on the running loop can still join."""
         for flight in self._flights.get(key, ()):
-            # Another loop's flight is passed over: that loop has ended, it will never land.
-            if flight.lane == lane and flight.loop is asyncio.get_running_loop():
+            # Another loop's flight is passed over: that loop has ended, it will never land. So is
+            # a stream whose beginning is no longer kept.
+            if (
+                flight.lane == lane
+                and flight.loop is asyncio.get_running_loop()
+                and not (flight.live is not None and flight.live.overflowed)
+            ):
                 return flight
         return None
 
@@ -135,10 +161,15 @@ class Flights(Generic[T]):
         lane: str | None = "",
         tags: tuple[str, ...] = (),
         patience: float | None = None,
+        live: Any = None,
     ) -> Flight[T]:
-        """Start work for a key; in the lane None nobody can join it."""
+        """Start work for a key; in the lane None nobody can join it.
+
+        `live` is the stream that the work fills, if any: then a `Reader` waits for its items, and
+        `join` for its end.
+        """
         loop = asyncio.get_running_loop()
-        flight: Flight[T] = Flight(key, lane, loop, tags, patience)
+        flight: Flight[T] = Flight(key, lane, loop, tags, patience, live)
         flight.home, flight.parent = self, self._parent_of(key)
         self._flights.setdefault(key, []).append(flight)
         flight.task = task = loop.create_task(self._run(flight, work), name="aiopromptcache flight")
@@ -159,7 +190,7 @@ class Flights(Generic[T]):
         return outer
 
     def open(self, key: str, tags: tuple[str, ...]) -> Flight[T]:
-        """A flight without work of its own, whose answer comes bit by bit; `remove` ends it."""
+        """A flight without work of its own, to be detached like others; `remove` ends it."""
         flight: Flight[T] = Flight(key, None, asyncio.get_running_loop(), tags, None)
         self._flights.setdefault(key, []).append(flight)
         return flight
@@ -172,31 +203,36 @@ class Flights(Generic[T]):
         """
         if flight.done:
             return flight.outcome(leader=leader)
-        outer = _current.get()
-        if outer is not None and not outer.done and outer.loop is flight.loop:
-            _refuse_circle(outer, flight)
-            outer.awaits.append(flight)
-            try:
-                return await self._wait(flight, leader, timeout)
-            finally:
-                outer.awaits.remove(flight)
-        return await self._wait(flight, leader, timeout)
+        outer = begin_wait(flight)
+        try:
+            return await self._wait(flight, leader, timeout)
+        finally:
+            end_wait(outer, flight)
 
     async def _wait(self, flight: Flight[T], leader: bool, timeout: float | None) -> T:
-        waiter = flight.loop.create_future()
-        flight._waiters.add(waiter)
+        waiter = self.enter(flight)
         timer = None
         if timeout is not None:
             timer = flight.loop.call_later(timeout, _expire, waiter)
         try:
             await waiter
         finally:
-            flight._waiters.discard(waiter)
             if timer is not None:
                 timer.cancel()
-            if not flight.done and not flight._waiters and not flight.kept:
-                self._abandon(flight)
+            self.leave(flight, waiter)
         return flight.outcome(leader=leader)
+
+    def enter(self, flight: Flight[T]) -> asyncio.Future[None]:
+        """Be one of those for whom the work is done, until `leave`. Resolved when it lands."""
+        waiter: asyncio.Future[None] = flight.loop.create_future()
+        flight._waiters.add(waiter)
+        return waiter
+
+    def leave(self, flight: Flight[T], waiter: asyncio.Future[None]) -> None:
+        """The last one to leave ends the work."""
+        flight._waiters.discard(waiter)
+        if not flight.done and not flight._waiters and not flight.settled:
+            self._abandon(flight)
 
     def _abandon(self, flight: Flight[T]) -> None:
         """The last waiter left: end the work, and let nobody join it any more."""
@@ -258,7 +294,7 @@ class Flights(Generic[T]):
         """Wait for what is still being stored. Calls that are upstream go on by themselves."""
         loop = asyncio.get_running_loop()
         if storing := [
-            task for task, flight in self._tasks.items() if flight.kept and flight.loop is loop
+            task for task, flight in self._tasks.items() if flight.settled and flight.loop is loop
         ]:
             await asyncio.wait(storing)
 
@@ -266,6 +302,22 @@ class Flights(Generic[T]):
 def _expire(waiter: asyncio.Future[None]) -> None:
     if not waiter.done():
         waiter.set_exception(OutOfPatience())
+
+
+def begin_wait(flight: Flight[Any]) -> Flight[Any] | None:
+    """The work that we are in is about to wait for a flight: `ReentrantCall` for a circle."""
+    outer = _current.get()
+    if outer is None or outer.done or outer.loop is not flight.loop:
+        return None
+    _refuse_circle(outer, flight)
+    outer.awaits.append(flight)
+    return outer
+
+
+def end_wait(outer: Flight[Any] | None, flight: Flight[Any]) -> None:
+    """What `begin_wait` gave waits no more."""
+    if outer is not None:
+        outer.awaits.remove(flight)
 
 
 def _refuse_circle(outer: Flight[Any], wanted: Flight[Any]) -> None:

@@ -100,6 +100,8 @@ class Coordinator:
                     return Obtained(lease=claim.lease, spent=spent)
                 if claim.entry is not None and usable(claim.entry):
                     return Obtained(claim.entry, None, waited, attention.overtaken, spent)
+                if claim.mark and claim.mark == past:  # it does not go past what is of no use
+                    return Obtained(lease=right, spent=spent)
                 if claim.mark:
                     past = claim.mark
                     continue
@@ -109,10 +111,10 @@ class Coordinator:
                         await attention.woken.wait()
 
     async def _claim(self, slot: str, past: bytes, take: bool, spent: float) -> Claim | None:
-        if past or take:
-            return await self._claim_alone(slot, past, take, spent)
-        if (spare := self._spare.pop(slot, None)) is not None:
+        if not (past or take) and (spare := self._spare.pop(slot, None)) is not None:
             return Claim(lease=spare)
+        if past or take or spent:
+            return await self._claim_alone(slot, past, take, spent)
         claim, _ = await self.claims.look(slot)
         if claim is not None and claim.lease is not None:  # one of those who asked may have it
             spare = self._spare.pop(slot, None)
@@ -120,7 +122,7 @@ class Coordinator:
         return claim
 
     async def _claim_alone(self, slot: str, past: bytes, take: bool, spent: float) -> Claim | None:
-        """A claim that no other joins. If its caller leaves meanwhile, its lease is given back."""
+        """A claim that no other joins. If its caller leaves meanwhile, the lease is given back."""
 
         async def claim() -> Claim | None:
             claims = await self.guard.claim([slot], past=past, take=take, spent=spent)
@@ -185,13 +187,15 @@ class Coordinator:
                 self._tier.lease / RENEWALS, self._renew
             )
 
-    async def fill(self, entry: Entry, lease: Lease | None, slot: str, spent: float) -> bool | None:
+    async def fill(
+        self, kept: Mapping[str, tuple[Entry, Lease | None]], spent: float
+    ) -> Mapping[str, bool | None]:
         """Store what was loaded: False where something overtook it, None while the tier is out."""
         try:
-            return await self.guard.fill(entry, lease or self.guard.right(slot), spent=spent)
+            fills = [(e, lease or self.guard.right(slot)) for slot, (e, lease) in kept.items()]
+            return dict(zip(kept, await self.guard.fill(fills, spent=spent), strict=True))
         finally:
-            if lease is not None:
-                self._held.discard(lease)
+            self._held -= {lease for _, lease in kept.values() if lease is not None}
 
     def give_back(self, lease: Lease | None) -> None:
         """Nothing will come of this lease: whoever waits may have it. Does not wait itself."""

@@ -43,8 +43,10 @@ class Ledger:
         if (usage := entry.usage) is not None:
             stats.tokens_saved.add(usage)
         age = entry.age(self.clock())
+        stale = entry.ttl is not None and age >= entry.ttl
+        stats.stale += stale
         if self.events.active:
-            self.tell("hit", entry=entry, key=key, tier=tier, age=age)
+            self.tell("stale" if stale else "hit", entry=entry, key=key, tier=tier, age=age)
         return age
 
     def count_hit(self, key: str, entry: Entry, tier: str) -> None:

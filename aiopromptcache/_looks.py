@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
-BATCH = 256
+BATCH = 1_000
 """Slots that are asked for together at most."""
 UNDER_WAY = 4
 """Batches under way at once; what comes meanwhile waits, and goes together."""
@@ -42,10 +42,15 @@ class Looks(Generic[T]):
 
         Raises what `ask` raised.
         """
+        waiter, look = self.ask(slot)
+        return await waiter, look.overtaken
+
+    def ask(self, slot: str) -> tuple[asyncio.Future[T | None], Look[T]]:
+        """Like `look`, to be awaited later."""
         loop = asyncio.get_running_loop()
         if loop is not self._loop:  # what another, ended loop left will never be answered
             self._loop = loop
-            self._joinable, self._settled, self._queue, self._tasks = {}, {}, [], set()
+            self._joinable, self._queue, self._tasks = {}, [], set()
         look = self._joinable.get(slot)
         if look is None:
             look = self._joinable[slot] = Look()
@@ -53,7 +58,7 @@ class Looks(Generic[T]):
             self._start(loop)
         waiter: asyncio.Future[T | None] = loop.create_future()
         look.waiters.append(waiter)
-        return await waiter, look.overtaken
+        return waiter, look
 
     def overtake(self, slot: str) -> None:
         """The slot changes: what is being read for it is nobody's who asks from now on."""

@@ -7,11 +7,12 @@ Field names follow RFC 9111 (`no_store`, `max_age`, …) and RFC 5861 (the stale
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
 from enum import Enum
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from ._entry import Entry
 from ._errors import ConfigurationError
@@ -50,7 +51,10 @@ class Policy:
     jitter: float = 0.0
     """Fraction of the ttl, 0 to 1, that is taken off at random when an answer is stored."""
     max_age: float | timedelta | None = None
-    """Accept no entry older than this."""
+    """Accept no entry older than this, not even where the upstream fails."""
+    max_stale: float | timedelta | None = None
+    """Accept answers that are past their fresh life by no more than this, without a refresh; None:
+    as the windows say. Closes stale_while_revalidate past it. RFC 9111's directive as a field."""
     no_cache: bool = False
     """Do not answer from the cache; store the new answer."""
     no_store: bool = False
@@ -73,7 +77,7 @@ class Policy:
     """May this answer (the JSON body) be stored? None: the built-in rule."""
 
     def __post_init__(self) -> None:
-        for name in ("ttl", "max_age"):
+        for name in ("ttl", "max_age", "max_stale"):
             if getattr(self, name) is not None:
                 _set(self, name, seconds(name, getattr(self, name)))
         for name in ("stale_while_revalidate", "stale_if_error"):
@@ -149,9 +153,11 @@ class Verdict(Enum):
 
     FRESH = "fresh"
     REVALIDATE = "revalidate"
-    """Past its fresh life, inside stale_while_revalidate."""
+    """Past its fresh life, inside stale_while_revalidate: an answer, while a new one is fetched."""
+    ACCEPTED = "accepted"
+    """Past its fresh life, inside the caller's max_stale: an answer as it is."""
     ON_ERROR = "on error"
-    """Past its fresh life, inside stale_if_error only."""
+    """Past its fresh life, an answer only where the upstream fails."""
     UNUSABLE = "unusable"
 
 
@@ -159,7 +165,8 @@ def decide(entry: Entry, policy: Policy, now: float) -> Verdict:
     """Judge one entry for one caller.
 
     The windows were recorded when the entry was written; the caller's policy may tighten them,
-    never widen them.
+    never widen them. Who stores nothing could keep no refresh either, so stale_while_revalidate is
+    not for them.
     """
     age = now - entry.stored_at
     if policy.max_age is not None and age > cast(float, policy.max_age):
@@ -167,32 +174,81 @@ def decide(entry: Entry, policy: Policy, now: float) -> Verdict:
     if entry.ttl is None or age < entry.ttl:
         return Verdict.FRESH
     staleness = age - entry.ttl
-    if staleness < min(entry.stale_while_revalidate, cast(float, policy.stale_while_revalidate)):
+    max_stale = cast(float | None, policy.max_stale)
+    accepted = max_stale is not None and staleness <= max_stale
+    window = min(entry.stale_while_revalidate, cast(float, policy.stale_while_revalidate))
+    if staleness < window and keeps(policy) and (accepted or max_stale is None):
         return Verdict.REVALIDATE
+    if accepted:
+        return Verdict.ACCEPTED
     if staleness < min(entry.stale_if_error, cast(float, policy.stale_if_error)):
         return Verdict.ON_ERROR
     return Verdict.UNUSABLE
 
 
+def keeps(policy: Policy) -> bool:
+    """May what a call brings be stored at all?"""
+    return not policy.no_store and policy.ttl != 0
+
+
+def refused_as(entry: Entry, now: float) -> Literal["stale", "request"]:
+    """RFC 9211's word for going upstream though there was an entry: stale, or not wanted."""
+    fresh = entry.ttl is None or now - entry.stored_at < entry.ttl
+    return "request" if fresh else "stale"
+
+
+def due_early(entry: Entry, policy: Policy, now: float, chance: float) -> bool:
+    """Should a fresh entry be refreshed before its time?
+
+    XFetch (Vattani, Chierichetti, Lowenstein: Optimal Probabilistic Cache Stampede Prevention,
+    VLDB 2015): yes with a probability that rises towards expiry, the earlier the longer the answer
+    took to compute. `chance` is random, 0 up to but not including 1.
+    """
+    if entry.ttl is None or not keeps(policy):
+        return False
+    left = entry.stored_at + entry.ttl - now
+    return entry.cost * policy.refresh_ahead * -math.log(1 - chance) >= left
+
+
+FOR_EVER = float(2**31)
+"""Seconds that RFC 9111 takes for "without end"."""
+
+_DIRECTIVE = re.compile(
+    r"""\s*(?: (?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+)
+             (?: = (?: (?P<token>[^\s,"]+) | "(?P<quoted>(?:[^"\\]|\\.)*)" ) )? \s* (?=,|$)
+          | (?: "(?:[^"\\]|\\.)*"? | [^,"] )* )""",
+    re.VERBOSE,
+)
+_SWITCHES = {"no-cache": "no_cache", "no-store": "no_store", "only-if-cached": "only_if_cached"}
+_SECONDS = {"max-age": "max_age", "max-stale": "max_stale", "stale-if-error": "stale_if_error"}
+
+
 def cache_control(header: str) -> dict[str, Any]:
     """The policy fields that a request's Cache-Control header sets.
 
-    As RFC 9111 asks, names are case-insensitive, and what is unknown or malformed is ignored.
+    As RFC 9111 asks, names are case-insensitive, what is unknown or malformed is ignored, and the
+    first of several counts. A max-age without max-stale wants no stale answer (5.2.1.1).
     """
     changes: dict[str, Any] = {}
-    for part in header.split(","):
-        name, _, argument = part.strip().partition("=")
-        match name.strip().lower():
-            case "no-cache":
-                changes["no_cache"] = True
-            case "no-store":
-                changes["no_store"] = True
-            case "only-if-cached":
-                changes["only_if_cached"] = True
-            case "max-age":
-                argument = argument.strip().strip('"')
-                if argument.isascii() and argument.isdigit():
-                    changes["max_age"] = float(min(int(argument[:20]), 2**31))
-            case _:
-                pass
+    for name, argument in _directives(header):
+        if name in _SWITCHES:
+            changes[_SWITCHES[name]] = True
+        elif name == "max-stale" and argument is None:
+            changes.setdefault("max_stale", FOR_EVER)
+        elif name in _SECONDS and argument and argument.isascii() and argument.isdigit():
+            changes.setdefault(_SECONDS[name], min(float(argument[:20]), FOR_EVER))
+    if "max_age" in changes:
+        changes.setdefault("max_stale", 0.0)
     return changes
+
+
+def _directives(header: str) -> Iterator[tuple[str, str | None]]:
+    """Well-formed directives with their arguments; commas inside quotes do not part them."""
+    position = 0
+    while position <= len(header):
+        match = cast("re.Match[str]", _DIRECTIVE.match(header, position))
+        if match["name"]:
+            quoted = match["quoted"]
+            argument = match["token"] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+            yield match["name"].lower(), argument
+        position = match.end() + 1

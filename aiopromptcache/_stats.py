@@ -38,6 +38,8 @@ class Stats:
     """Answered by the flight of another caller."""
     stale: int = 0
     """Hits that were past their fresh life."""
+    refreshes: int = 0
+    """Answers that were fetched in the background."""
     bypassed: int = 0
     """Calls that may not be cached."""
     upstream_calls: int = 0
@@ -86,6 +88,7 @@ class Stats:
             ("misses", f"{self.misses:,}"),
             ("collapsed", f"{self.collapsed:,}"),
             ("stale", f"{self.stale:,}"),
+            ("refreshes", f"{self.refreshes:,}"),
             ("bypassed", f"{self.bypassed:,}"),
             ("upstream calls", f"{self.upstream_calls:,}"),
             ("errors", f"{self.errors:,}"),

@@ -26,20 +26,23 @@ class CacheStatus:
     ttl: float | None = None
     """Seconds of fresh life left; negative when stale; None where there is no expiry."""
     fwd: Forward | None = None
-    """Why the call went upstream: "miss", "bypass" (not cacheable), "stale", "request"."""
+    """Why the call went upstream: "miss", "bypass" (not cacheable), "stale" (what there was is past
+    its fresh life), "request" (the caller refused it: no_cache, max_age). With `hit`: the upstream
+    was asked and failed, and the old answer stands in for it (stale_if_error)."""
     collapsed: bool = False
     """Answered by the flight of another caller."""
     stored: bool = False
     stale: bool = False
+    """A hit that is past its fresh life."""
     similarity: float | None = None
     """Score of a similar hit, 0 to 1; None for an exact one."""
 
     def __str__(self) -> str:
         parts = ["aiopromptcache"]
-        if self.hit:
-            parts.append("hit")
-        elif self.fwd is not None:
+        if self.fwd is not None:  # RFC 9211 allows one of both
             parts.append(f"fwd={self.fwd}")
+        elif self.hit:
+            parts.append("hit")
         if self.ttl is not None:
             parts.append(f"ttl={math.floor(self.ttl)}")
         if self.stored:

@@ -7,7 +7,7 @@ holds for what they do: their news come in through `_heed`, and a fill needs a l
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -39,17 +39,22 @@ class Begun(NamedTuple):
     """Seconds that remote tiers took."""
 
 
-class _Keeping:
+class Keeping:
     """A flight's entry on its way into the tiers."""
 
-    def __init__(self, entry: Entry) -> None:
+    __slots__ = ("entry", "flight", "lease", "newer")
+
+    def __init__(self, flight: Flight[Any], entry: Entry, lease: Lease | None = None) -> None:
+        self.flight = flight
         self.entry = entry
+        self.lease = lease
         self.newer: Entry | None = entry
         """What the slot's value is now."""
 
     @property
     def overtaken(self) -> bool:
-        return self.newer is not self.entry
+        """Is the slot's value another by now?"""
+        return self.flight.detached or self.newer is not self.entry
 
 
 class Storage:
@@ -64,7 +69,7 @@ class Storage:
         self._ledger = ledger
         self._flights = flights
         self._looks: Looks[Found] = Looks(self._ask)
-        self._keeping: dict[str, list[_Keeping]] = {}
+        self._keeping: dict[str, list[Keeping]] = {}
         for position, tier in enumerate(tiers):
             self._adopt(position, tier)
 
@@ -114,30 +119,52 @@ class Storage:
             self._promote(slot, found)
         return found
 
+    async def look_many(self, slots: Sequence[str], *, promote: bool = True) -> dict[str, Found]:
+        """Like `look` for many slots, with one read for each remote tier."""
+        asked = {slot: self._looks.ask(slot) for slot in slots}
+        found: dict[str, Found] = {}
+        for slot, (waiter, look) in asked.items():
+            if (one := await waiter) is not None:
+                found[slot] = one
+                if promote and not look.overtaken:
+                    self._promote(slot, one)
+        return found
+
     async def _claim(self, slot: str) -> tuple[Found | None, bool]:
         """The shared tier's entry, or another's; a lease that comes instead waits for `begin`."""
         assert self.shared is not None
         claim, overtaken = await self.shared.claims.look(slot)
-        if claim is not None and claim.entry is not None and self._fresh(claim.entry):
-            return Found(claim.entry, self.shared.guard.name), overtaken
-        if claim is None or len(self.remote) > 1:
+        found: dict[str, Found] = {}
+        if claim is not None:
+            self._prefer(found, slot, claim.entry, self.shared.guard.name)
+        if len(self.remote) > 1 and not self._is_fresh(found.get(slot)):
             return await self._looks.look(slot)
-        return None, False
+        return found.get(slot), overtaken
 
     async def _ask(self, slots: Sequence[str]) -> dict[str, Found]:
-        """The first fresh entries, fastest tier first."""
+        """The first fresh entries, fastest tier first; else the youngest that are not over."""
         if self.shared is not None and self.local is not None:
             await self.shared.listening()
         found: dict[str, Found] = {}
         for guard in self.remote:
-            if rest := [slot for slot in slots if slot not in found]:
-                entries = await guard.get(rest)
-                fresh = {slot: e for slot, e in entries.items() if self._fresh(e)}
-                found |= {slot: Found(entry, guard.name) for slot, entry in fresh.items()}
+            if rest := [slot for slot in slots if not self._is_fresh(found.get(slot))]:
+                for slot, entry in (await guard.get(rest)).items():
+                    self._prefer(found, slot, entry, guard.name)
         return found
 
-    def _fresh(self, entry: Entry) -> bool:
-        return entry.ttl is None or entry.age(self._ledger.clock()) < entry.ttl
+    def _is_fresh(self, found: Found | None) -> bool:
+        if found is None:
+            return False
+        ttl = found.entry.ttl
+        return ttl is None or found.entry.age(self._ledger.clock()) < ttl
+
+    def _prefer(self, found: dict[str, Found], slot: str, entry: Entry | None, tier: str) -> None:
+        """Of several records of a slot a fresh one counts, else the youngest that is not over."""
+        if entry is None or entry.expires_at <= self._ledger.clock():
+            return
+        known = found.get(slot)
+        if known is None or entry.stored_at > known.entry.stored_at:
+            found[slot] = Found(entry, tier)
 
     async def begin(
         self,
@@ -162,7 +189,7 @@ class Storage:
                 if not (flight.detached or got.overtaken):
                     self._promote(slot, found)
                 return Begun(found, None, spent)
-        if not (new or looked) and (lease is None or not lease.token or len(self.remote) > 1):
+        if not (new or looked) and (self.shared is None or len(self.remote) > 1):
             try:
                 elsewhere = await self.look(slot, promote=not flight.detached)
             except BaseException:
@@ -174,7 +201,10 @@ class Storage:
         return Begun(None, lease, spent)
 
     def _promote(self, slot: str, found: Found) -> None:
-        if self.local is not None and found.tier != self.local.name:
+        if self.local is None or found.tier == self.local.name:
+            return
+        known = self.local.peek(slot)
+        if known is None or known.stored_at <= found.entry.stored_at:
             self.local.put(slot, found.entry)
 
     # Writing
@@ -188,42 +218,53 @@ class Storage:
         spent: float = 0.0,
     ) -> bool:
         """Store what a flight brought, unless the key was invalidated before or meanwhile."""
-        if flight.detached or entry.ttl == 0:
-            self.give_back(lease)
-            return False
-        keeping = _Keeping(entry)
-        self._keeping.setdefault(slot, []).append(keeping)
-        try:
-            return await self._keep(flight, slot, keeping, lease, spent)
-        finally:
-            self._keeping[slot].remove(keeping)
-            if not self._keeping[slot]:
-                del self._keeping[slot]
+        return slot in await self.keep_many({slot: Keeping(flight, entry, lease)}, spent)
 
-    async def _keep(
-        self, flight: Flight[Any], slot: str, keeping: _Keeping, lease: Lease | None, spent: float
-    ) -> bool:
-        stored = False
-        if self.shared is not None:
-            filled = await self.shared.fill(keeping.entry, lease, slot, spent)
-            if filled is False:  # overtaken, here or in another process
-                return False
-            stored = filled or False
-        if not (flight.detached or keeping.overtaken) and self.local is not None:
-            stored = self.local.put(slot, keeping.entry) or stored
-        others = self._others()
-        for guard in others:
-            stored = await guard.set({slot: keeping.entry}, spent=spent) or stored
-        if not flight.detached:
-            self._ledger.stats.stores += stored
-            return stored
-        # These writes may have come after what overtook them.
-        for guard in others:
-            if keeping.newer is None or not keeping.overtaken:
-                await guard.delete([slot])
-            else:
-                await guard.set({slot: keeping.newer})
-        return False
+    async def keep_many(self, kept: Mapping[str, Keeping], spent: float = 0.0) -> set[str]:
+        """Like `keep` for many slots, with one write for each tier; gives what is stored."""
+        for keeping in kept.values():
+            if keeping.flight.detached or keeping.entry.ttl == 0:
+                self.give_back(keeping.lease)
+        live = {s: k for s, k in kept.items() if not k.flight.detached and k.entry.ttl != 0}
+        for slot, keeping in live.items():
+            self._keeping.setdefault(slot, []).append(keeping)
+        try:
+            stored = await self._keep(live, spent)
+        finally:
+            for slot, keeping in live.items():
+                self._keeping[slot].remove(keeping)
+                if not self._keeping[slot]:
+                    del self._keeping[slot]
+        self._ledger.stats.stores += len(stored)
+        return stored
+
+    async def _keep(self, kept: Mapping[str, Keeping], spent: float) -> set[str]:
+        stored: set[str] = set()
+        if self.shared is not None and kept:
+            filled = await self.shared.fill({s: (k.entry, k.lease) for s, k in kept.items()}, spent)
+            # What is False was overtaken, here or in another process.
+            kept = {slot: keeping for slot, keeping in kept.items() if filled[slot] is not False}
+            stored = {slot for slot in kept if filled[slot]}
+        if self.local is not None:
+            for slot, keeping in kept.items():
+                if not keeping.overtaken and self.local.put(slot, keeping.entry):
+                    stored.add(slot)
+        for guard in self._others():
+            if kept and await guard.set({s: k.entry for s, k in kept.items()}, spent=spent):
+                stored |= kept.keys()
+        overtaken = {slot: k for slot, k in kept.items() if k.flight.detached}
+        if overtaken:
+            await self._undo(overtaken)
+        return stored - overtaken.keys()
+
+    async def _undo(self, overtaken: Mapping[str, Keeping]) -> None:
+        """Writes may have come after what overtook them, in tiers that judge no fill themselves."""
+        newer = {s: k.newer for s, k in overtaken.items() if k.newer and k.newer is not k.entry}
+        for guard in self._others():
+            if gone := overtaken.keys() - newer.keys():
+                await guard.delete(list(gone))
+            if newer:
+                await guard.set(newer)
 
     def _others(self) -> list[Guard]:
         """Remote tiers that judge no fill by themselves."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import struct
 import sys
 import typing
 from functools import lru_cache
@@ -108,9 +109,47 @@ def decode(entry: Entry) -> Any:
             return orjson.loads(entry.payload)
         if kind is Kind.LOOSE_JSON:
             return json.loads(entry.payload)
+        if kind is Kind.ITEMS:
+            return [decode_item(item) for item in split_items(entry.payload)]
     except ValueError:
         raise Misfit from None
     return entry.payload
+
+
+# Items of a stream: the kind (1 byte), the length of the payload (4), the payload
+
+_ITEM = struct.Struct(">BI")
+_ITEM_KINDS = (Kind.JSON, Kind.LOOSE_JSON, Kind.BYTES)
+
+
+def encode_item(value: object) -> bytes:
+    """One item as it is kept; `TypeError` as `encode`."""
+    kind, payload = encode(value)
+    return _ITEM.pack(kind, len(payload)) + payload
+
+
+def decode_item(item: bytes) -> Any:
+    """A value of the caller's own."""
+    kind, payload = item[0], item[_ITEM.size :]
+    if kind == Kind.JSON:
+        return orjson.loads(payload)
+    return json.loads(payload) if kind == Kind.LOOSE_JSON else payload
+
+
+def split_items(payload: bytes) -> list[bytes]:
+    """The items of a stored stream. Raises `ValueError` for what is none."""
+    items, place = [], 0
+    while place < len(payload):
+        try:
+            kind, length = _ITEM.unpack_from(payload, place)
+        except struct.error:
+            raise ValueError("cut off") from None
+        end = place + _ITEM.size + length
+        if end > len(payload) or kind not in _ITEM_KINDS:
+            raise ValueError("no item")
+        items.append(payload[place:end])
+        place = end
+    return items
 
 
 def decode_as(entry: Entry, kind: Any) -> Any:

@@ -7,6 +7,7 @@ by their own process ids.
 
 from __future__ import annotations
 
+import atexit
 import random
 import shutil
 import signal
@@ -63,10 +64,35 @@ def free_port() -> int:
             return port
 
 
-class Server:
+class Processes:
+    """What is started, and ended by a `with` or at the latest when Python ends."""
+
+    def __init__(self) -> None:
+        atexit.register(self.stop)
+
+    def start(self) -> Self:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.stop()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+        atexit.unregister(self.stop)
+
+
+class Server(Processes):
     """One server process. Its configuration are the options of its configuration file."""
 
     def __init__(self, kind: str = "valkey", **config: Any) -> None:
+        super().__init__()
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix=f"{kind}-"))
         self._kind = kind
@@ -177,17 +203,12 @@ class Server:
         self.kill()
         shutil.rmtree(self.directory, ignore_errors=True)
 
-    def __enter__(self) -> Self:
-        return self.start()
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-
-class Cluster:
+class Cluster(Processes):
     """Six nodes: three masters that share the slots, each with one replica."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.nodes: list[Server] = []
         for _ in range(6):
             self.nodes.append(
@@ -280,19 +301,14 @@ class Cluster:
         for node in self.nodes:
             node.stop()
 
-    def __enter__(self) -> Self:
-        return self.start()
 
-    def __exit__(self, *_: object) -> None:
-        self.stop()
-
-
-class Sentinels:
+class Sentinels(Processes):
     """A master and a replica, and three sentinels that put the replica in its place."""
 
     service = "main"
 
     def __init__(self) -> None:
+        super().__init__()
         self.data = [
             Server(repl_diskless_sync_delay=0, repl_ping_replica_period=1) for _ in range(2)
         ]
@@ -323,6 +339,8 @@ class Sentinels:
         wait_for("replication", lambda: replica.command("ROLE")[3] == b"connected")
         for sentinel in self.sentinels:
             sentinel.start()
+            # They say hello every two seconds otherwise, and look around every ten.
+            sentinel.command("SENTINEL", "DEBUG", "publish-period", 100, "info-period", 500)
         wait_for("the sentinels' agreement", lambda: all(map(self._informed, self.sentinels)))
         return self
 
@@ -341,9 +359,3 @@ class Sentinels:
         """End all of them, the watchers first."""
         for server in [*self.sentinels, *self.data]:
             server.stop()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()

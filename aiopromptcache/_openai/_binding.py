@@ -4,22 +4,37 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
 from cachetools import LRUCache
-from openai import APIResponseValidationError, APITimeoutError, AsyncOpenAI, NotGiven, Omit
+from openai import (
+    APIConnectionError,
+    APIResponseValidationError,
+    APIStatusError,
+    APITimeoutError,
+    AsyncOpenAI,
+    NotGiven,
+    Omit,
+    OpenAIError,
+)
 
-from .._engine import Answer, Ask, Engine, Loaded
-from .._entry import Entry, Kind
+from .._engine import SIDE, Answer, Ask, Engine, Loaded
+from .._entry import Entry, ForeignEntry, Kind, Usage
 from .._keys import Unkeyable, canonical, digest, plain_json
 from .._policy import Policy, Request, cache_control
+from .._refresh import is_outage
+from .._streams import Live
+from ._embeddings import Items, items_of
 from ._endpoints import Body, Endpoint, cacheable, usage_of
+from ._forms import as_plain, as_stream
 from ._rebuild import rebuild
-from ._record import pack_head
-from ._scope import Scope
+from ._record import is_head, is_json, pack_head, says_json
+from ._scope import Scope, defined_by_sdk
+from ._sse import is_stream
+from ._vectors import Assembler, Item
 
 logger = logging.getLogger("aiopromptcache")
 
@@ -31,6 +46,11 @@ _LARGE_MEMO = 2**16
 
 _UNSET = (Omit, NotGiven)
 
+WHOLE = "/stream"
+"""In a lane: a stream that carries all that a plain call gets, too."""
+PART = "/stream without usage"
+_SDK_STREAMS = ("_process_response", "_process_response_data", "_make_sse_decoder")
+
 
 class Call(NamedTuple):
     """One cacheable call: what it asks, under which policy, and where its answer is kept."""
@@ -40,12 +60,22 @@ class Call(NamedTuple):
     policy: Policy
     key: str
     slot: str
+    usage: bool = False
+    """True for a stream that is to say its usage."""
     answer: Answer | None = None
     """Set where the fast layer has the answer already, and only the SDK can make the object."""
     looked: bool = False
     """True where the fast layer has asked the tiers, which had nothing."""
     spent: float = 0.0
     """Seconds that this took of remote tiers."""
+    fwd: str = "miss"
+    """Why it goes upstream, as far as the fast layer knows."""
+    loads: bool = False
+    """True for a refresh of the fast layer's: it wants what the upstream gives, and no object."""
+    items: Items | None = None
+    """Of embeddings: the inputs, each cached by itself."""
+    decoded: bool = False
+    """Of embeddings: True where base64 is asked for, and the caller gets floats."""
 
 
 planned: ContextVar[Call | None] = ContextVar("aiopromptcache planned call", default=None)
@@ -55,12 +85,26 @@ planned: ContextVar[Call | None] = ContextVar("aiopromptcache planned call", def
 class Binding:
     """What a wrapped client has besides what its own class gives it."""
 
-    def __init__(self, engine: Engine, policy: Callable[[], Policy], client: AsyncOpenAI) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        policy: Callable[[], Policy],
+        client: AsyncOpenAI,
+        refusing: set[str] | None = None,
+    ) -> None:
         self.engine = engine
         self.policy = policy
         self.client = client
+        self.refusing: set[str] = set() if refusing is None else refusing
+        """Base URLs of servers that know no `stream_options`."""
+        self.strict = client._strict_response_validation
+        self.plays = not self.strict and all(
+            defined_by_sdk(type(client), name) for name in _SDK_STREAMS
+        )
+        """May streams be rebuilt without going through the client?"""
         self._scope = Scope(client)
         self._memos: LRUCache[int, Any] = LRUCache(_MEMOS)
+        self.assembler = Assembler(client)
 
     def plan(
         self,
@@ -81,16 +125,79 @@ class Binding:
         stream = bool(params.get("stream"))
         if params.get("stream") is False:  # what the server does without it, too
             params = {name: value for name, value in params.items() if name != "stream"}
-        text = canonical(params)
+        text = canonical(_without_form(params) if stream else params)
         request = Request(endpoint.name, params, stream)
         if not (
             cacheable(endpoint, params) if policy.cacheable is None else policy.cacheable(request)
         ):
             return None
         if policy.normalize is not None:
-            text = canonical(dict(policy.normalize(request)))
-        key = digest(self._scope.prefix(path, policy.partition, headers, query), text)
-        return Call(endpoint, request, policy, key, self.engine.prefix + key, None, looked)
+            text = canonical(_without_form(dict(policy.normalize(request))))
+        prefix = self._scope.prefix(path, policy.partition, headers, query)
+        key = digest(prefix, text)
+        slot = self.engine.prefix + key
+        call = Call(endpoint, request, policy, key, slot, looked=looked)
+        if stream:
+            return self._stream_call(call)
+        if endpoint.name == "embeddings" and not self.strict:
+            hashed = params if policy.normalize is None else orjson.loads(text)
+            odd = self.engine.batches.odd
+            return call._replace(items=items_of(prefix, self.engine.prefix, hashed, params, odd))
+        return call
+
+    def _stream_call(self, call: Call) -> Call:
+        call = call._replace(usage=_wants_usage(call.request.params))
+        entry = self.engine.peek(call.slot, call.policy)
+        if entry is not None and entry.kind is Kind.HTTP and self.form(call, entry) is None:
+            return call._replace(slot=call.slot + SIDE)
+        return call
+
+    def form(self, call: Call, entry: Entry) -> Entry | None:
+        """A stored answer in the form that a call asks for; None where something would be missing.
+
+        A strict client gets no form but the one that was validated.
+        """
+        if not _is_sound(entry):
+            return None
+        streamed = call.request.stream
+        if entry.kind is (Kind.SSE if streamed else Kind.HTTP):
+            if not streamed:
+                return entry
+        elif self.strict or call.endpoint.event is None:
+            return None
+        known = len(entry.forms or ())
+        form = (
+            as_stream(entry, call.endpoint, usage=call.usage)
+            if streamed
+            else as_plain(entry, call.endpoint)
+        )
+        local = self.engine.storage.local
+        grown = len(entry.forms or ()) != known
+        if grown and local is not None and local.peek(call.slot) is entry:
+            local.put(call.slot, entry)  # it has grown by what it remembers
+        return form
+
+    def lanes(self, call: Call) -> tuple[str, tuple[str, ...]]:
+        """What this call's flight will bring, and whose it may follow, best first."""
+        if not call.request.stream:
+            return "", ("", WHOLE) if call.endpoint.event is not None else ("",)
+        if call.usage or not call.endpoint.usage_on_demand:
+            return WHOLE, (WHOLE, "")
+        return WHOLE if self.adds_usage(call) else PART, (WHOLE, PART, "")
+
+    def joinable(self, call: Call) -> bool:
+        """Is another caller's flight there that brings this answer?"""
+        follows = self.lanes(call)[1]
+        return self.engine.joinable(call.slot, call.policy, follows) is not None
+
+    def adds_usage(self, call: Call) -> bool:
+        """Is the upstream asked for usage that the caller did not ask for?"""
+        return (
+            call.policy.stream_usage
+            and not call.usage
+            and call.endpoint.usage_on_demand
+            and str(self.client.base_url) not in self.refusing
+        )
 
     def policy_for(self, headers: Mapping[str, Any] | None) -> Policy:
         """The policy in force, with the directives of a call's own Cache-Control."""
@@ -144,8 +251,16 @@ class Binding:
 
     # Asking
 
-    def ask(self, call: Call, timeout: Any, load: Callable[[], Awaitable[Loaded]]) -> Ask:
+    def ask(
+        self,
+        call: Call,
+        timeout: Any,
+        load: Callable[[], Awaitable[Loaded]],
+        live: Live | None = None,
+    ) -> Ask:
         """One caller's question; `timeout` is the SDK's, given for this call or not.
+
+        `live` is what `load` fills, for a streamed call.
 
         A timeout of the call's own is what its caller waits for another's flight; without one the
         caller waits as long as all of the client's tries may take.
@@ -155,16 +270,22 @@ class Binding:
             timeout, tries = self.client.timeout, 1 + self.client.max_retries
         seconds = getattr(timeout, "read", timeout)
         patience = None if seconds is None else float(seconds) * tries
+        leads, follows = self.lanes(call)
         return Ask(
             key=call.key,
             slot=call.slot,
             policy=call.policy,
             load=load,
-            accepts=_is_stream if call.request.stream else is_plain,
+            accepts=lambda entry: self.form(call, entry) is not None,
+            live=live,
+            leads=leads,
+            follows=follows,
             patience=patience,
             outlasts=lambda error, other: _outlasts(error, patience, other),
             looked=call.looked,
             spent=call.spent,
+            outage=_is_outage,
+            fwd=call.fwd,
             endpoint=call.endpoint.name,
             model=model_of(call),
         )
@@ -172,22 +293,49 @@ class Binding:
     # Storing
 
     def entry(
-        self, call: Call, kind: Kind, response: Any, body: bytes, parsed: Body | None
+        self,
+        call: Call,
+        kind: Kind,
+        response: Any,
+        body: bytes,
+        parsed: Body | None,
+        *,
+        usage: bool = False,
     ) -> Entry:
-        """The entry for an upstream response; `parsed` is its plain form."""
-        return self.engine.entry(
+        """The entry for an upstream response; `parsed` is its plain form.
+
+        `usage`: the upstream was asked to put the usage into this stream.
+        """
+        billed = usage_of(parsed) if parsed is not None else None
+        return self._entry(call, kind, body, pack_head(response, usage=usage), billed)
+
+    def item_entries(self, call: Call, response: Any, items: Iterable[Item]) -> list[Entry]:
+        """The entries for the items of an embeddings answer."""
+        head = pack_head(response)
+        return [self._entry(call, Kind.VECTOR, i.payload, head, i.usage) for i in items]
+
+    def _entry(
+        self, call: Call, kind: Kind, payload: bytes, head: bytes, usage: Usage | None
+    ) -> Entry:
+        entry = self.engine.entry(
             kind,
-            body,
+            payload,
             call.policy,
-            head=pack_head(response),
+            head=head,
             endpoint=call.endpoint.name,
             model=model_of(call),
-            usage=usage_of(parsed) if parsed is not None else None,
+            usage=usage,
         )
+        # What one call's own header allows on errors is no reason to record less for the others.
+        window = cast(float, self.policy().stale_if_error)
+        entry.stale_if_error = max(entry.stale_if_error, window)
+        return entry
 
     def storable(self, call: Call, response: Any, parsed: Body | None) -> bool:
         """May this answer be stored? A policy's callable that fails says no."""
         if parsed is None or response.status_code != 200:
+            return False
+        if not call.request.stream and not says_json(response.headers.get("content-type")):
             return False
         if self.client._strict_response_validation and not self._valid(call, response, parsed):
             return False
@@ -219,12 +367,38 @@ def snapshot(value: Any) -> Any:
         return copy.deepcopy(value)
 
 
-def is_plain(entry: Entry) -> bool:
-    return entry.kind is Kind.HTTP
+def _is_sound(entry: Entry) -> bool:
+    """May what comes from outside be the answer that it says it is?"""
+    if type(entry) is not ForeignEntry or entry.memo is not None or entry.forms:
+        return True
+    if entry.kind is Kind.HTTP:
+        return is_json(entry) and parse(entry.payload) is not None
+    return entry.kind is not Kind.SSE or (is_head(entry) and is_stream(entry.payload))
 
 
-def _is_stream(entry: Entry) -> bool:
-    return entry.kind is Kind.SSE
+def _without_form(params: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is asked, without how it is to be told: `stream`, and whether a stream says its usage.
+
+    Only where these are as documented. Other `stream_options` may change what the events are.
+    """
+    stream = params.get("stream")
+    if stream is False:
+        return {name: value for name, value in params.items() if name != "stream"}
+    if stream is not True:
+        return params
+    kept = {name: value for name, value in params.items() if name != "stream"}
+    options = kept.get("stream_options")
+    if isinstance(options, Mapping):
+        rest = {name: value for name, value in options.items() if name != "include_usage"}
+        del kept["stream_options"]
+        if rest:
+            kept["stream_options"] = rest
+    return kept
+
+
+def _wants_usage(params: Mapping[str, Any]) -> bool:
+    options = params.get("stream_options")
+    return isinstance(options, Mapping) and bool(options.get("include_usage"))
 
 
 def _outlasts(error: Exception, mine: float | None, leaders: float | None) -> bool:
@@ -232,6 +406,13 @@ def _outlasts(error: Exception, mine: float | None, leaders: float | None) -> bo
     if not isinstance(error, APITimeoutError) or leaders is None:
         return False
     return mine is None or mine > leaders
+
+
+def _is_outage(error: Exception) -> bool:
+    """By status; of the SDK's other errors only those of connections and timeouts."""
+    if isinstance(error, OpenAIError) and not isinstance(error, APIStatusError):
+        return isinstance(error, APIConnectionError)
+    return is_outage(error)
 
 
 def model_of(call: Call) -> str | None:

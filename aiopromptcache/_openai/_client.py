@@ -10,38 +10,37 @@ import asyncio
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, TypeVar
-from weakref import WeakKeyDictionary, finalize
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
-from openai import APITimeoutError, AsyncOpenAI, BaseModel, NotGiven
+from openai import APIStatusError, APITimeoutError, AsyncOpenAI, BaseModel, NotGiven
 from openai._models import FinalRequestOptions
 
-from .._engine import Answer, Ask, Engine, Loaded
+from .._batches import Fetched
+from .._engine import COMING, Answer, Ask, Engine, Loaded
 from .._entry import Kind
 from .._errors import ConfigurationError, NotCached
 from .._flights import OutOfPatience
-from .._policy import Policy
+from .._policy import Policy, Request
 from .._status import CacheStatus, LiveStatus, mark
+from .._streams import Live
 from ._binding import RAW_HEADER, Binding, Call, given, parse, snapshot, without_directives
+from ._embeddings import Assembled, Gathering, Items, Whole, split
 from ._endpoints import BY_PATH, ENDPOINTS, Endpoint
 from ._fast import fast_create
+from ._live import Reply, refuses_stream_options
+from ._playback import Playback
 from ._raw import request_of
-from ._record import add_cache_status, reopened, replay, with_stream
-from ._recording import Recorder, accumulate
+from ._record import add_cache_status, pack_head, reopened, replay
 from ._scope import defined_by_sdk
+from ._streaming import Played, keep, play, plays_as
+from ._vectors import added, take_apart
 
 _LONG_NUMBER = re.compile(rb"\d{19}")
 
 ClientT = TypeVar("ClientT", bound=AsyncOpenAI)
-
-
-class Reply(NamedTuple):
-    """What the SDK had in hand when the upstream had answered."""
-
-    response: Any
-    options: FinalRequestOptions
-    retries_taken: int
 
 
 class _Exchange:
@@ -123,6 +122,8 @@ class _Call:
             return await self._bypass()
         if call.request.stream != self._stream:  # `stream` only in extra_body: the SDK's own affair
             return await self._bypass()
+        if call.items is not None:
+            return await self._embedded(call, call.items)
         return await (self._streamed(call) if self._stream else self._plain(call))
 
     def _body(self) -> dict[str, Any]:
@@ -138,17 +139,22 @@ class _Call:
         stats.upstream_calls += 1
         return await self._deliver(await self._ask_upstream(), ("", *_MISS[:4], "bypass"))
 
-    async def _ask_upstream(self) -> Reply:
+    async def _ask_upstream(self, options: FinalRequestOptions | None = None) -> Reply:
         reply: Reply = await self._upstream(
-            _Exchange, self._options, stream=self._stream, stream_cls=self._stream_cls
+            _Exchange, options or self._options, stream=self._stream, stream_cls=self._stream_cls
         )
         return reply
 
     async def _plain(self, call: Call) -> Any:
+        if call.loads:
+            return await self._ask(call).load()
         try:
             answer = call.answer or await self._engine.fetch(self._ask(call))
         except OutOfPatience:
             raise APITimeoutError(request=self._request()) from None
+        return await self._answered(answer)
+
+    async def _answered(self, answer: Answer) -> Any:
         if answer.extra is None:
             return await self._replay(answer)
         reply, body, parsed = answer.extra
@@ -193,39 +199,150 @@ class _Call:
 
         return self._binding.ask(call, self._options.timeout, load)
 
-    async def _streamed(self, call: Call) -> Any:
-        ask = self._ask(call)
-        answer = await self._engine.fetch_stored(ask)
-        if answer is not None:
-            return await self._replay(answer)
-        recording = self._engine.record(ask)
+    # Embeddings, item by item
+
+    async def _embedded(self, call: Call, items: Items) -> Any:
+        inputs = split(self._body().get("input")) or ()
+        ask, by_slot = self._ask(call), dict(zip(items.slots, inputs, strict=True))
+        asked = replace(ask, key=items.key)
+        load = functools.partial(self._load_items, call, items.slots, by_slot)
         try:
-            reply = await self._ask_upstream()
-        except BaseException as error:
-            recording.failed(error)
-            raise
-        fwd = "request" if call.policy.no_cache else "miss"
-        status = LiveStatus((call.key, *_MISS[:4], fwd))
+            assembled = await Gathering(self._engine, asked, items, load).answer()
+        except OutOfPatience:
+            raise APITimeoutError(request=self._request()) from None
+        except Whole as whole:
+            self._engine.batches.odd[items.family] = True
+            if whole.landed is None:
+                return await self._plain(call._replace(looked=False))
+            answer = self._engine.answered(ask, whole.landed, leader=whole.leader)
+            return await self._answered(answer)
+        if assembled.genuine:
+            return await self._answered(assembled.answer._replace(extra=assembled.paid[0]))
+        return await self._assembled(call, assembled)
 
-        async def keep(body: bytes) -> None:
-            parsed = accumulate(call.endpoint, body)
-            if self._binding.storable(call, reply.response, parsed):
-                entry = self._binding.entry(call, Kind.SSE, reply.response, body, parsed)
-                if await recording.keep(entry):
-                    status.arguments = (call.key, *_MISS[:3], entry.ttl, fwd, False, True)
+    async def _load_items(
+        self, call: Call, every: list[str], inputs: dict[str, Any], slots: Sequence[str] | None
+    ) -> Fetched:
+        """Ask for some items, or just as the caller did; keep each of the answer by itself."""
+        options = self._options
+        if slots is not None:
+            sent = [inputs[slot] for slot in slots]
+            options = self._asking(sent)
+            params = {**call.request.params, "input": sent}
+            call = call._replace(request=Request(call.endpoint.name, params, False))
+        reply = await self._ask_upstream(options)
+        body = await reply.response.aread()
+        parsed = parse(body)
+        storable = self._binding.storable(call, reply.response, parsed)
+        extra, wanted = (reply, body, parsed), every if slots is None else slots
+        taken = take_apart(body, parsed, [inputs[slot] for slot in wanted])
+        if taken is not None:
+            entries = self._binding.item_entries(call, reply.response, taken)
+            return Fetched(dict(zip(wanted, entries, strict=True)), storable, extra)
+        if slots is not None:
+            return Fetched({}, storable, extra)
+        whole = self._binding.entry(call, Kind.HTTP, reply.response, body, parsed)
+        return Fetched({call.slot: whole}, storable, extra)
 
-        recorder = Recorder(reply.response, keep, recording.end)
-        finalize(recorder, recording.end)
-        response = with_stream(reply.response, recorder, recorder.aclose)
-        return await self._deliver(reply._replace(response=response), status)
+    def _asking(self, inputs: list[Any]) -> FinalRequestOptions:
+        """The caller's request with other inputs."""
+        options = self._options.model_copy()
+        if isinstance(extra := options.extra_json, Mapping) and "input" in extra:
+            options.extra_json = {**extra, "input": inputs}
+        else:
+            body: Any = options.json_data
+            options.json_data = {**body, "input": inputs}
+        return options
+
+    async def _assembled(self, call: Call, assembled: Assembled) -> Any:
+        """An answer that nobody gave as it is: as an object, or as a response of the HTTP library
+        that the SDK makes of what the caller asked for.
+        """
+        answer, entries, paid, _ = assembled
+        usage = added(parsed["usage"] for _, _, parsed in paid)
+        reply: Reply | None = paid[-1][0] if paid else None
+        assembler = self._binding.assembler
+        if self._raw is None and self._cast_to is call.endpoint.model:
+            built: Any = assembler.response(entries, usage, decoded=call.decoded)
+            if not isinstance(self._options.post_parser, NotGiven):
+                built = self._options.post_parser(built)
+            vars(built)["_request_id"] = (
+                assembler.request_id(entries[0])
+                if reply is None
+                else reply.response.headers.get("x-request-id")
+            )
+            return mark(built, answer.status)
+        if reply is None:
+            return await self._replay(answer._replace(entry=assembler.http(entries, usage, None)))
+        entry = assembler.http(entries, usage, pack_head(reply.response))
+        status = str(CacheStatus(*answer.status))
+        response = replay(
+            entry, reply.response.request, unread=self._raw == "stream", status=status
+        )
+        return await self._deliver(reply._replace(response=response), answer.status, told=True)
+
+    async def _streamed(self, call: Call) -> Any:
+        if call.loads:
+            return await self._live_ask(call).load()
+        try:
+            answer = call.answer or await self._engine.fetch(self._live_ask(call))
+        except OutOfPatience:
+            raise APITimeoutError(request=self._request()) from None
+        played = play(self._binding, call, answer, self._request)
+        reply: Reply | None = None
+        if answer.entry is COMING and answer.extra.leader:
+            reply = answer.extra.head.reply
+        if self._raw is None and plays_as(self._binding, call, self._cast_to, self._stream_cls):
+            return await self._playback(played, reply or Reply(None, self._options, 0))
+        response = played.make_response(played.source)
+        if reply is None:
+            reply = Reply(response, self._options, 0)
+        return await self._deliver(reply._replace(response=response), played.status, told=True)
+
+    async def _playback(self, played: Played, reply: Reply) -> Any:
+        options = reply.options
+        ways = None if options.synthesize_event_and_data else played.ways
+        cast_to = getattr(self._stream_cls, "__args__", (None,))[0]
+        result: Any = Playback(
+            played.source, ways, cast_to, self._client, played.make_response, options
+        )
+        if not isinstance(options.post_parser, NotGiven):
+            result = options.post_parser(result)
+        return mark(result, played.status)
+
+    def _live_ask(self, call: Call) -> Ask:
+        live = Live()
+        load = functools.partial(self._load_live, call, live)
+        return self._binding.ask(call, self._options.timeout, load, live)
+
+    async def _load_live(self, call: Call, live: Live) -> Loaded:
+        began = self._engine.clock()
+        reply, usage = await self._ask_for_stream(call)
+        return await keep(self._binding, call, live, reply, usage=usage, began=began)
+
+    async def _ask_for_stream(self, call: Call) -> tuple[Reply, bool]:
+        """The upstream's answer, and whether it was asked for usage."""
+        if not self._binding.adds_usage(call):
+            return await self._ask_upstream(), call.usage
+        as_given = self._options
+        self._options = _with_usage(as_given)
+        try:
+            return await self._ask_upstream(), True
+        except APIStatusError as error:
+            if not refuses_stream_options(error):
+                raise
+        self._binding.refusing.add(str(self._client.base_url))
+        self._engine.stats.upstream_calls += 1
+        self._options = as_given
+        return await self._ask_upstream(), False
 
     async def _replay(self, answer: Answer) -> Any:
-        status = CacheStatus(*answer.status)
+        entry = answer.entry if self._plan is None else self._binding.form(self._plan, answer.entry)
         response = replay(
-            answer.entry,
+            entry or answer.entry,
             self._request(),
-            unread=self._stream or self._raw == "stream",
-            status=str(status),
+            unread=self._raw == "stream",
+            status=str(CacheStatus(*answer.status)),
         )
         return await self._deliver(Reply(response, self._options, 0), answer.status, told=True)
 
@@ -247,6 +364,17 @@ class _Call:
             retries_taken=reply.retries_taken,
         )
         return mark(result, status)
+
+
+def _with_usage(options: FinalRequestOptions) -> FinalRequestOptions:
+    """The same request, asking for usage too."""
+    options = options.model_copy()
+    extra: Any = options.extra_json or {}
+    place = "extra_json" if "stream_options" in extra else "json_data"
+    body: Any = getattr(options, place) or {}
+    asked = {**(body.get("stream_options") or {}), "include_usage": True}
+    setattr(options, place, {**body, "stream_options": asked})
+    return options
 
 
 _BODIES = (dict, Mapping, type(None))
@@ -302,8 +430,10 @@ def wrap(engine: Engine, policy: Callable[[], Policy], client: ClientT) -> Clien
     return bound
 
 
-def _bind(client: Any, engine: Engine, policy: Callable[[], Policy]) -> Any:
-    client._binding = Binding(engine, policy, client)
+def _bind(
+    client: Any, engine: Engine, policy: Callable[[], Policy], refusing: set[str] | None = None
+) -> Any:
+    client._binding = Binding(engine, policy, client, refusing)
     return client
 
 
@@ -333,7 +463,8 @@ def _copying(method: Callable[..., Any]) -> Callable[..., Any]:
     def copy(self: CachedClient, *args: Any, **kwargs: Any) -> Any:
         copied = method(self, *args, **kwargs)
         if self._binding is not None:
-            _bind(copied, self._binding.engine, self._binding.policy)
+            binding = self._binding
+            _bind(copied, binding.engine, binding.policy, binding.refusing)
         return copied
 
     return copy

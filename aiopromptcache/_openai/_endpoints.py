@@ -8,8 +8,8 @@ from typing import Any
 
 from openai import AsyncOpenAI
 from openai.types import Completion, CreateEmbeddingResponse, ModerationCreateResponse
-from openai.types.chat import ChatCompletion
-from openai.types.responses import Response
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.responses import Response, ResponseStreamEvent
 
 from .._entry import Usage
 from .._policy import Request
@@ -29,6 +29,10 @@ class Endpoint:
     storable: Callable[[Body], bool]
     validates_fast: bool = True
     """False where unpickling the model beats validating it."""
+    event: Any = None
+    """What a stream's events are; None where there are no streams."""
+    usage_on_demand: bool = False
+    """True where a stream says its usage only if `stream_options` ask for it."""
 
 
 def cacheable(endpoint: Endpoint, params: Mapping[str, Any]) -> bool:
@@ -104,6 +108,8 @@ ENDPOINTS = (
         ChatCompletion,
         lambda client: client.chat.completions,
         _choices_storable,
+        event=ChatCompletionChunk,
+        usage_on_demand=True,
     ),
     Endpoint(
         "responses",
@@ -112,6 +118,7 @@ ENDPOINTS = (
         lambda client: client.responses,
         _response_storable,
         validates_fast=False,
+        event=ResponseStreamEvent,
     ),
     Endpoint(
         "embeddings",
@@ -127,6 +134,8 @@ ENDPOINTS = (
         Completion,
         lambda client: client.completions,
         _choices_storable,
+        event=Completion,
+        usage_on_demand=True,
     ),
     Endpoint(
         "moderations",

@@ -1,7 +1,8 @@
 """The fast layer: a resource's own `create`, which first looks into memory.
 
-It answers a plain call that was answered before, or that another caller has in flight, before the
-SDK has done any work. Everything else it leaves to the complete layer, along with the plan it made.
+It answers a call, plain or streamed, that was answered before, or that another caller has in
+flight, before the SDK has done any work. Everything else it leaves to the complete layer, along
+with the plan it made.
 """
 
 from __future__ import annotations
@@ -13,14 +14,18 @@ from typing import Any
 
 from openai import APITimeoutError, not_given
 
-from .._engine import Answer, Loaded
-from .._entry import Entry
+from .._engine import Answer, Ask, Loaded
+from .._entry import Entry, Kind
 from .._flights import OutOfPatience
 from .._status import mark
-from ._binding import RAW_HEADER, Binding, Call, given, is_plain, planned, snapshot
+from .._streams import Live
+from ._binding import RAW_HEADER, Binding, Call, given, planned, snapshot
+from ._embeddings import Items, summary
 from ._endpoints import Endpoint
+from ._playback import Playback
 from ._raw import RawHit, options_of, request_of
 from ._rebuild import decode_vectors
+from ._streaming import play
 
 _NOT_SENT = frozenset({"extra_headers", "extra_query", "timeout"})
 _EXTRAS = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
@@ -35,7 +40,7 @@ def fast_create(
     async def create(*args: Any, **params: Any) -> Any:
         call = None
         if not args:
-            fast = _FastCall(binding, endpoint, params)
+            fast = _FastCall(binding, endpoint, params, plain)
             call = fast.plan()
             if call is not None:
                 result, call = fast.from_memory(call)
@@ -63,12 +68,20 @@ class _FastCall:
         "_given",
         "_headers",
         "_params",
+        "_plain",
         "_query",
         "_timeout",
         "_vectors",
     )
 
-    def __init__(self, binding: Binding, endpoint: Endpoint, params: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        binding: Binding,
+        endpoint: Endpoint,
+        params: dict[str, Any],
+        plain: Callable[..., Any],
+    ) -> None:
+        self._plain = plain
         self._binding = binding
         self._endpoint = endpoint
         self._given = self._params = given(params)
@@ -80,7 +93,8 @@ class _FastCall:
     def plan(self) -> Call | None:
         """How the call is cached; None where the complete layer must see for itself."""
         params = self._params
-        if params.get("stream"):
+        streamed = bool(params.get("stream"))
+        if streamed and (params["stream"] is not True or not self._binding.plays):
             return None
         if self._endpoint.name == "embeddings" and "encoding_format" not in params:
             self._vectors = True
@@ -90,9 +104,10 @@ class _FastCall:
                 return None  # trio
             if not _EXTRAS.isdisjoint(params):
                 self._take_extras()
-            if self._headers and self._headers.get(RAW_HEADER) == "stream":
+            raw = self._headers.get(RAW_HEADER) if self._headers else None
+            if raw == "stream" or (streamed and raw is not None):
                 return None
-            return self._binding.plan(
+            call = self._binding.plan(
                 self._endpoint,
                 self._endpoint.path,
                 self._params,
@@ -100,6 +115,7 @@ class _FastCall:
                 self._query,
                 looked=True,
             )
+            return call._replace(decoded=True) if call and self._vectors else call
         except Exception:  # whatever it was, the complete layer meets it again, and tells
             return None
 
@@ -114,10 +130,31 @@ class _FastCall:
     def from_memory(self, call: Call) -> tuple[Any, Call]:
         """A new object for a repeat, or the plan to go on with."""
         engine = self._binding.engine
-        entry = None if call.policy.no_cache else engine.peek(call.slot, call.policy)
-        if entry is None or not is_plain(entry):
+        if call.policy.no_cache:
             return None, call
-        return self._answered(call, engine.hit(call.key, entry, engine.storage.local_name))
+        if call.items is not None:
+            return self._items_from_memory(call, call.items), call
+        entry = engine.peek(call.slot, call.policy)
+        if entry is not None and (form := self._binding.form(call, entry)) is not None:
+            return self._answered(call, engine.hit(call.key, form, engine.storage.local_name))
+        if engine.storage.peek(call.slot) is None:
+            return None, call
+        return self._offered(call, ask := self._ask(call), engine.local(ask))
+
+    def _items_from_memory(self, call: Call, items: Items) -> Any:
+        """A new object if all items are fresh here; the complete layer does the rest."""
+        engine, entries = self._binding.engine, []
+        for slot in items.slots:
+            entry = engine.peek(slot, call.policy)
+            if entry is None or entry.kind is not Kind.VECTOR:
+                return None
+            entries.append(entry)
+        whole = summary(entries, engine.clock())
+        answer = engine.hit(items.key, whole, engine.storage.local_name)
+        assembler = self._binding.assembler
+        built = assembler.response(entries, None, decoded=self._vectors)
+        built.__dict__["_request_id"] = assembler.request_id(entries[0])
+        return self._deliver(answer, built, lambda: assembler.http(entries, None, None))
 
     @property
     def as_asked(self) -> dict[str, Any]:
@@ -129,6 +166,8 @@ class _FastCall:
 
     def is_elsewhere(self, call: Call) -> bool:
         """May the answer be in another caller's flight or in a remote tier?"""
+        if call.items is not None:
+            return False
         return self._flying(call) or (
             bool(self._binding.engine.storage.remote) and not call.policy.no_cache
         )
@@ -148,18 +187,43 @@ class _FastCall:
         return None, call
 
     async def _from_remote(self, call: Call) -> tuple[Any, Call]:
-        engine = self._binding.engine
         loop = asyncio.get_running_loop()
         started = loop.time()
-        landed = await engine.look_remote(
-            call.slot, call.policy, is_plain, claim=not call.policy.only_if_cached
-        )
-        if landed is None or landed.tier is None:
-            return None, call._replace(spent=loop.time() - started)
-        return self._answered(call, engine.hit(call.key, landed.entry, landed.tier))
+        ask = self._ask(call)
+        claim = not call.policy.only_if_cached
+        answer = await self._binding.engine.remote(ask, claim=claim)
+        return self._offered(call._replace(spent=loop.time() - started), ask, answer)
+
+    def _ask(self, call: Call) -> Ask:
+        live = Live() if call.request.stream else None
+        load = functools.partial(self._load, call)
+        ask = self._binding.ask(call, self._timeout, load, live)
+        ask.settle = self._settle
+        return ask
+
+    def _settle(self) -> None:
+        self._given = self.as_asked
+
+    async def _load(self, call: Call) -> Loaded:
+        """Ask the upstream through the SDK, in a flight of its own."""
+        planned.set(call._replace(loads=True))
+        loaded: Loaded = await self._plain(**self._given)
+        return loaded
+
+    def _offered(self, call: Call, ask: Ask, answer: Answer | None) -> tuple[Any, Call]:
+        """What a tier's entry came to."""
+        if answer is None:
+            return None, call._replace(fwd=ask.fwd)
+        return self._answered(call, answer)
 
     def _answered(self, call: Call, answer: Answer) -> tuple[Any, Call]:
         """The object, or the answer for the SDK to make an object of."""
+        if call.request.stream:
+            return self._play(call, answer), call
+        if answer.entry.kind is not Kind.HTTP:
+            entry = self._binding.form(call, answer.entry)
+            assert entry is not None  # it was accepted
+            answer = answer._replace(entry=entry)
         built = self._build(call, answer.entry)
         if built is None:
             return None, call._replace(answer=answer)
@@ -170,14 +234,14 @@ class _FastCall:
         policy = call.policy
         return (
             not (policy.no_cache or policy.no_store or policy.only_if_cached)
-            and self._binding.engine.flights.find(call.slot) is not None
+            and len(self._binding.engine.flights) > 0
+            and self._binding.joinable(call)
         )
 
     async def _follow(self, call: Call) -> tuple[Any, Call]:
         """The other caller's answer, or the plan where that came to nothing."""
-        ask = self._binding.ask(call, self._timeout, _never)
         try:
-            answer = await self._binding.engine.follow(ask)
+            answer = await self._binding.engine.follow(self._ask(call))
         except OutOfPatience:
             raise APITimeoutError(request=self._request()) from None
         if answer is None:
@@ -188,7 +252,7 @@ class _FastCall:
         built = self._binding.build(call, entry)
         return None if self._vectors and built and not decode_vectors(built) else built
 
-    def _deliver(self, answer: Answer, built: Any) -> Any:
+    def _deliver(self, answer: Answer, built: Any, entry: Callable[[], Entry] | None = None) -> Any:
         mark(built, answer.status)
         if self._headers is None or self._headers.get(RAW_HEADER) is None:
             return built
@@ -201,12 +265,17 @@ class _FastCall:
             self._headers,
             self._query,
             vectors=self._vectors,
+            entry=entry,
         )
+
+    def _play(self, call: Call, answer: Answer) -> Any:
+        played = play(self._binding, call, answer, self._request)
+        event = self._endpoint.event
+        stream = Playback(
+            played.source, played.ways, event, self._binding.client, played.make_response
+        )
+        return mark(stream, played.status)
 
     def _request(self) -> Any:
         options = options_of(self._endpoint, self._params, self._headers, self._query)
         return request_of(self._binding.client, options)
-
-
-async def _never() -> Loaded:
-    raise AssertionError("a follower never loads")

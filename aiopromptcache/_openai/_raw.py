@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +11,7 @@ from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 
 from .._engine import Answer
+from .._entry import Entry
 from .._status import CacheStatus, mark
 from ._endpoints import Body, Endpoint
 from ._rebuild import decode_vectors
@@ -31,6 +32,7 @@ class RawHit(LegacyAPIResponse[Any]):
         query: Mapping[str, Any] | None,
         *,
         vectors: bool,
+        entry: Callable[[], Entry] | None = None,
     ) -> None:
         # Not the SDK's own __init__: it wants the response and options that are made on demand.
         self._client = client
@@ -42,6 +44,7 @@ class RawHit(LegacyAPIResponse[Any]):
         self._answer = answer
         self._sent = (endpoint, body, headers, query)
         self._vectors = vectors
+        self._entry = entry
         mark(self, answer.status)
 
     @cached_property
@@ -59,7 +62,8 @@ class RawHit(LegacyAPIResponse[Any]):
     def http_response(self) -> Any:  # type: ignore[override]  # an attribute there
         request = request_of(self._client, self._options)
         status = str(CacheStatus(*self._answer.status))
-        return replay(self._answer.entry, request, unread=False, status=status)
+        entry = self._answer.entry if self._entry is None else self._entry()
+        return replay(entry, request, unread=False, status=status)
 
 
 def options_of(

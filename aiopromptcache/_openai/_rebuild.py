@@ -56,10 +56,10 @@ def _learn(entry: Entry, endpoint: Endpoint, client: AsyncOpenAI) -> tuple[Way |
         reference = _as_the_sdk_does(entry, endpoint, client)
         if not isinstance(reference, BaseModel):  # a list, a text: it carries no request id
             return Way.AS_THE_SDK_DOES, identifier
-        if endpoint.validates_fast and _same(_validated(entry, endpoint), reference):
+        if endpoint.validates_fast and same(_validated(entry, endpoint), reference):
             return Way.VALIDATE, identifier
         pickled = pickle.dumps(reference, pickle.HIGHEST_PROTOCOL)
-        if _same(pickle.loads(pickled), reference):
+        if same(pickle.loads(pickled), reference):
             return pickled, identifier
     except Exception:  # an odd body: the SDK's own path shows what it makes of it
         pass
@@ -83,18 +83,18 @@ def _validated(entry: Entry, endpoint: Endpoint) -> Any:
         return None
 
 
-def _same(one: Any, other: Any) -> bool:
+def same(one: Any, other: Any) -> bool:
     """Equal in value, in the type of every part, in fields set and in order."""
     if type(one) is not type(other):
         return False
     if isinstance(one, dict):
-        return list(one) == list(other) and all(_same(one[key], other[key]) for key in one)
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
     if isinstance(one, list):
-        return len(one) == len(other) and all(map(_same, one, other))
+        return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, BaseModel):
         return (
-            _same(one.__dict__, other.__dict__)
-            and _same(one.__pydantic_extra__, other.__pydantic_extra__)
+            same(one.__dict__, other.__dict__)
+            and same(one.__pydantic_extra__, other.__pydantic_extra__)
             and one.__pydantic_fields_set__ == other.__pydantic_fields_set__
         )
     return bool(one == other)

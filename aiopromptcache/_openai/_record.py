@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import weakref
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import timedelta
@@ -33,20 +34,42 @@ _DROPPED = frozenset(
 )
 
 
-def pack_head(response: Any) -> bytes:
-    """Status and headers of a response, without what belongs to its transfer."""
+def pack_head(response: Any, *, usage: bool = False) -> bytes:
+    """Status and headers of a response, without what belongs to its transfer.
+
+    `usage`: the upstream was asked to put the usage into this stream.
+    """
     headers = [
         [name, value]
         for name, value in response.headers.multi_items()
         if name.lower() not in _DROPPED and not name.lower().startswith("x-ratelimit-")
     ]
-    return compact(orjson.dumps([response.status_code, headers]))
+    head = [response.status_code, headers, *([{"usage": True}] if usage else [])]
+    return compact(orjson.dumps(head))
 
 
 def unpack_head(entry: Entry) -> tuple[int, list[tuple[str, str]]]:
-    """What `pack_head` kept."""
-    status, headers = orjson.loads(entry.head or b"[200,[]]")
+    """The status and headers that `pack_head` kept.
+
+    Raises `ValueError` or `TypeError` for anything else.
+    """
+    status, headers, *_ = orjson.loads(entry.head or b"[200,[]]")
+    if type(status) is not int or not all(type(n) is str is type(v) for n, v in headers):
+        raise ValueError("not the head of a response")
     return status, [(name, value) for name, value in headers]
+
+
+def has_usage(entry: Entry) -> bool:
+    """Was the upstream asked to put the usage into this stream?"""
+    return entry.head is not None and entry.head.endswith(b',{"usage":true}]')
+
+
+def head_as(entry: Entry, content_type: bytes, *, usage: bool) -> bytes:
+    """The head of an answer in its other form."""
+    status, headers, *_ = orjson.loads(entry.head or b"[200,[]]")
+    rest = [[name, value] for name, value in headers if name.lower() != "content-type"]
+    kind = ["content-type", content_type.decode()]
+    return orjson.dumps([status, [kind, *rest], *([{"usage": True}] if usage else [])])
 
 
 def request_id(entry: Entry) -> str | None:
@@ -55,11 +78,29 @@ def request_id(entry: Entry) -> str | None:
     return next((value for name, value in headers if name.lower() == "x-request-id"), None)
 
 
+def is_head(entry: Entry) -> bool:
+    """Is the head of an entry that of a response?"""
+    try:
+        unpack_head(entry)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
 def is_json(entry: Entry) -> bool:
     """True where the SDK reads the body as JSON because its content type says so."""
+    if not is_head(entry):
+        return False
     _, headers = unpack_head(entry)
-    kinds = [value for name, value in headers if name.lower() == "content-type"]
-    return bool(kinds) and kinds[0].split(";")[0].endswith("json")
+    return says_json(next((value for name, value in headers if name.lower() == _TYPE), None))
+
+
+_TYPE = "content-type"
+
+
+def says_json(content_type: str | None) -> bool:
+    """As the SDK judges it."""
+    return content_type is not None and content_type.split(";")[0].endswith("json")
 
 
 def replay(entry: Entry, request: Any, *, unread: bool, status: str | None) -> Any:
@@ -67,12 +108,25 @@ def replay(entry: Entry, request: Any, *, unread: bool, status: str | None) -> A
 
     `unread` leaves the body to be read by the caller; `status` becomes its Cache-Status header.
     """
-    http = library_of(request)
-    code, headers = unpack_head(entry)
-    body: dict[str, Any] = {"content": entry.payload}
     if unread:
-        body = {"stream": _stream_class(http)(_once(entry.payload), _nothing)}
-    response = http.Response(code, headers=headers, request=request, **body)
+        return played(entry, request, _once(entry.payload), _nothing, status)
+    code, headers = unpack_head(entry)
+    http = library_of(request)
+    response = http.Response(code, headers=headers, request=request, content=entry.payload)
+    return _ready(response, status)
+
+
+def played(
+    entry: Entry, request: Any, chunks: AsyncIterator[bytes], aclose: Any, status: str | None
+) -> Any:
+    """The same, its body given by `chunks`; closing it calls `aclose`."""
+    code, headers = unpack_head(entry)
+    http = library_of(request)
+    stream = _stream_class(http)(chunks, aclose)
+    return _ready(http.Response(code, headers=headers, request=request, stream=stream), status)
+
+
+def _ready(response: Any, status: str | None) -> Any:
     response.elapsed = timedelta(0)
     if status is not None:
         add_cache_status(response, status)
@@ -91,7 +145,8 @@ def with_stream(response: Any, chunks: AsyncIterator[bytes], aclose: Any) -> Any
     async def close() -> None:
         await aclose()
         with suppress(RuntimeError):  # it was never read to its end, nor closed
-            copy.elapsed = response.elapsed
+            if (whole := held()) is not None:
+                whole.elapsed = response.elapsed
 
     copy = http.Response(
         response.status_code,
@@ -102,6 +157,7 @@ def with_stream(response: Any, chunks: AsyncIterator[bytes], aclose: Any) -> Any
         stream=_stream_class(http)(chunks, close),
     )
     copy._decoder = http._decoders.IdentityDecoder()  # the chunks are decoded already
+    held = weakref.ref(copy)  # no circle: a stream that is dropped ends at once
     return copy
 
 

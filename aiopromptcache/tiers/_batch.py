@@ -19,11 +19,13 @@ UNDER_WAY = 4
 class Batcher(Generic[I, O]):
     """Calls `run` with lists of items; gives each caller its own item's outcome.
 
-    A batch runs in a task of its own: a caller that leaves does not cancel it.
+    A batch runs in a task of its own, for `timeout` seconds at most: a caller that leaves does not
+    cancel it.
     """
 
-    def __init__(self, run: Callable[[list[I]], Awaitable[Sequence[O]]]) -> None:
+    def __init__(self, run: Callable[[list[I]], Awaitable[Sequence[O]]], timeout: float) -> None:
         self._run = run
+        self._timeout = timeout
         self._queue: deque[tuple[I, asyncio.Future[O]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -58,7 +60,8 @@ class Batcher(Generic[I, O]):
 
     async def _work(self, batch: list[tuple[I, asyncio.Future[O]]]) -> None:
         try:
-            outcomes = await self._run([item for item, _ in batch])
+            async with asyncio.timeout(self._timeout):
+                outcomes = await self._run([item for item, _ in batch])
         except asyncio.CancelledError:
             for _, future in batch:
                 future.cancel()

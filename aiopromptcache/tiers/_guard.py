@@ -76,7 +76,9 @@ class Guard:
         self._reads, self._writes = _Breaker(), _Breaker()
         self._backlog = Backlog()
         self._catching_up = False
-        self._recovery: asyncio.Task[None] | None = None
+        self._recovering: asyncio.AbstractEventLoop | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._probing: asyncio.Task[None] | None = None
         self._warned = False
         self._quiet_until = 0.0
 
@@ -115,25 +117,32 @@ class Guard:
         spent: float = 0.0,
     ) -> Mapping[str, Claim]:
         """See `SharedTier.claim`; slots are missing where the tier is out, or owes a removal."""
-        tier, backlog = self._shared(), self._backlog
+        backlog = self._backlog
+        if not backlog:
+            return await self._claim(slots, past, take, spent)
         known: dict[str, Claim] = {}
-        if backlog:
-            if not (past or take):
-                for slot in slots:
-                    if (entry := backlog.entry(slot)) is not None:
-                        known[slot] = Claim(entry, b"missed")
-            slots = [slot for slot in slots if not backlog.knows(slot)]
-        if slots:
-            try:
-                claims = await self._attempt(
-                    self._writes, lambda: tier.claim(slots, past=past, take=take), spent
-                )
-            except _Out:
-                return known
-            known.update(zip(slots, claims, strict=True))
-            if backlog.tags:
-                known = {s: c for s, c in known.items() if not (c.entry and backlog.voids(c.entry))}
-        return known
+        if not (past or take):
+            owed = [(slot, backlog.entry(slot)) for slot in slots]
+            known = {slot: Claim(entry, b"missed") for slot, entry in owed if entry is not None}
+        rest = [slot for slot in slots if not backlog.knows(slot)]
+        claims = await self._claim(rest, past, take, spent) if rest else {}
+        void = backlog.voids
+        return known | {s: c for s, c in claims.items() if not (c.entry and void(c.entry))}
+
+    async def _claim(
+        self, slots: Sequence[str], past: bytes, take: bool, spent: float
+    ) -> dict[str, Claim]:
+        tier = self._shared()
+        try:
+            claims = await self._attempt(
+                self._writes, lambda: tier.claim(slots, past=past, take=take), spent
+            )
+        except _Out:
+            if take or past or self._reads.failures:  # it does not answer at all
+                return {}
+            entries = await self._get(slots, spent)  # it takes no writes, or has yet to catch up
+            return {slot: Claim(entry, b"read") for slot, entry in entries.items()}
+        return dict(zip(slots, claims, strict=True))
 
     # Writing
 
@@ -150,17 +159,18 @@ class Guard:
             return False
         return True
 
-    async def fill(self, entry: Entry, lease: Lease, *, spent: float = 0.0) -> bool | None:
-        """See `SharedTier.fill`; None where the entry waits for the tier to return."""
+    async def fill(
+        self, entries: Sequence[tuple[Entry, Lease]], *, spent: float = 0.0
+    ) -> Sequence[bool | None]:
+        """See `SharedTier.fill`; None where an entry waits for the tier to return."""
         tier = self._shared()
-        self._backlog.drop([lease.slot])
+        self._backlog.drop([lease.slot for _, lease in entries])
         try:
-            [stored] = await self._attempt(self._writes, lambda: tier.fill([(entry, lease)]), spent)
+            return await self._attempt(self._writes, lambda: tier.fill(entries), spent)
         except _Out:
-            # The lease may be over by then; what the news said since it began counts as well.
-            self._miss({lease.slot: Missed(entry, lease._replace(token=""))})
-            return None
-        return stored
+            # A lease may be over by then; what the news said since it began counts as well.
+            self._miss({lease.slot: Missed(e, lease._replace(token="")) for e, lease in entries})
+            return [None] * len(entries)
 
     def right(self, slot: str, token: str = "") -> Lease:
         """No lease, but a position: what may be stored unless news say otherwise."""
@@ -297,18 +307,31 @@ class Guard:
     # Recovering
 
     def _start_recovery(self) -> None:
-        task = self._recovery
-        if task is None or task.done() or task.get_loop() is not asyncio.get_running_loop():
-            self._recovery = asyncio.create_task(self._recover(), name="aiopromptcache recovery")
+        """Ask the tier now and then, until it answers and has all that it missed.
 
-    async def _recover(self) -> None:
-        """Ask the tier now and then, until it answers and has all that it missed."""
-        while self._reads.open or self._writes.open or self._backlog:
-            await asyncio.sleep(PROBE_SECONDS)
-            try:
-                await self._probe()
-            except _Out:
-                continue
+        A timer and, when it is due, a short task: a cache that nobody closes leaves nothing behind.
+        """
+        loop = asyncio.get_running_loop()
+        if self._recovering is not loop:
+            self._recovering = loop
+            self._wait_for_probe(loop)
+
+    def _wait_for_probe(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(PROBE_SECONDS, self._due, loop, self._writes.failures)
+
+    def _due(self, loop: asyncio.AbstractEventLoop, failures: int) -> None:
+        if not self._writes.open and self._writes.failures > failures:
+            self._wait_for_probe(loop)  # those who call are finding out
+        else:
+            self._probing = loop.create_task(self._recover(loop), name="aiopromptcache recovery")
+
+    async def _recover(self, loop: asyncio.AbstractEventLoop) -> None:
+        with suppress(_Out):
+            await self._probe()
+        if self._reads.open or self._writes.open or self._backlog:
+            self._wait_for_probe(loop)
+        else:
+            self._recovering = None
 
     async def _probe(self) -> None:
         was_open = self._reads.open or self._writes.open
@@ -377,8 +400,11 @@ class Guard:
         await self._stop_recovery()
 
     async def _stop_recovery(self) -> None:
-        task, self._recovery = self._recovery, None
-        if task is not None and task.get_loop() is asyncio.get_running_loop():
+        loop = asyncio.get_running_loop()
+        if self._timer is not None and self._recovering is loop:
+            self._timer.cancel()
+        task, self._probing, self._recovering = self._probing, None, None
+        if task is not None and task.get_loop() is loop:
             task.cancel()
             await asyncio.wait([task])
 

@@ -75,6 +75,8 @@ class Lines:
 
 
 async def _exchange(line: Any, packed: bytes, count: int) -> list[Any]:
+    if not line.is_connected:
+        await line.connect()  # a Sentinel-made one finds its server only so
     await line.send_packed_command([packed])
     replies: list[Any] = []
     for _ in range(count):

@@ -90,7 +90,9 @@ class Link:
 
     async def run_all(self, calls: Sequence[Call]) -> list[Any]:
         """Several scripts, on one server in one write. Raises the first error."""
-        if len(calls) == 1 or self.clustered:
+        if len(calls) == 1:
+            return [await self.run(calls[0])]
+        if self.clustered:
             return list(await asyncio.gather(*[self.run(call) for call in calls]))
         self._start()
         replies = await self._lines.exchange(*[call.short for call in calls])

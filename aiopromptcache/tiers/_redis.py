@@ -18,7 +18,7 @@ from ._batch import Batcher
 from ._crypt import Cipher
 from ._lua import BOOK, CLAIM, DROP, FILL, INVALIDATE, RELEASE, RENEW, SAY, Call
 from ._names import Names, Places
-from ._wire import MAX_CONTENT, BadRecord, decode, encode
+from ._wire import MAX_CONTENT, BadRecord, decode, encode, writable
 
 BATCH = 1_000
 """Keys that `clear` and `invalidate` handle at once."""
@@ -85,8 +85,8 @@ class RedisTier:
         self._attached: list[str] = []
         self._writer = secrets.token_hex(8)
         self._tokens = itertools.count()
-        self._writes: Batcher[_Write, bool] = Batcher(self._write)
-        self._drops: Batcher[str, bool] = Batcher(self._drop)
+        self._writes: Batcher[_Write, bool] = Batcher(self._write, self.timeout)
+        self._drops: Batcher[str, bool] = Batcher(self._drop, self.timeout)
         self._offset: float = 0.0
         self._offset_until = -math.inf
 
@@ -286,12 +286,13 @@ class RedisTier:
 
     def _writable(self, write: _Write) -> bool:
         """Neither over already, nor larger than what is read again."""
-        entry = write.entry
-        small = len(entry.payload) + len(entry.head or b"") <= MAX_CONTENT
+        small = writable(write.entry)
         if not small and self._context is not None:
-            error = ValueError(f"more than {MAX_CONTENT} bytes are not kept in Redis")
+            error = ValueError(
+                f"more than {MAX_CONTENT} bytes, or many tags, are not kept in Redis"
+            )
             self._context.notify("error", write.lease.slot, None, error)
-        return small and entry.expires_at > self._now()
+        return small and write.entry.expires_at > self._now()
 
     def _fill_call(self, write: _Write, offset: float) -> Call:
         entry, (slot, token, since), unconditional = write

@@ -15,19 +15,22 @@ machines whose own clocks disagree agree on an entry's age. Nothing is ever unpi
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from typing import Any
 
 import orjson
 
-from .._entry import Entry, Kind, Usage
+from .._entry import Entry, ForeignEntry, Kind, Usage
 
 MAGIC = b"ap"
 VERSION = 1
 COMPRESSED = 1
 MAX_CONTENT = 64 * 2**20
 """Bytes of content that a record may unpack to."""
+MAX_HEADER = 2**16
+"""Bytes of a header: tags are the only part of it that can be long."""
 MAX_RATIO = 64
 """How much larger than its record content past `SMALL_CONTENT` may be: no bomb fits in."""
 SMALL_CONTENT = 2**20
@@ -53,30 +56,40 @@ def encode(entry: Entry, *, offset: float, compress_over: int | None) -> bytes:
     return MAGIC + bytes((VERSION, flags)) + struct.pack(">I", zlib.crc32(body)) + body
 
 
+def writable(entry: Entry) -> bool:
+    """Is it small enough to be read again?"""
+    labels = sum([6 * len(label) + 3 for label in (*entry.tags, entry.model or "")])
+    content = len(entry.payload) + len(entry.head or b"")
+    return content <= MAX_CONTENT and labels < MAX_HEADER // 2
+
+
 def decode(record: bytes, *, offset: float) -> Entry:
     """The entry of a record. Raises `BadRecord` for anything that `encode` did not make."""
     try:
         magic, version, flags, crc, length = _PREFIX.unpack_from(record)
     except struct.error:
         raise BadRecord("too short") from None
+    start = _PREFIX.size + length
     if magic != MAGIC:
         raise BadRecord("not a record")
     if version != VERSION or flags & ~COMPRESSED:
         raise BadRecord(f"version {version} with flags {flags} is not known here")
+    if length > MAX_HEADER or start > len(record):
+        raise BadRecord("of another length than it says")
     if zlib.crc32(memoryview(record)[_CRC_FROM:]) != crc:
         raise BadRecord("damaged")
-    start = _PREFIX.size + length
     try:
         header = orjson.loads(record[_PREFIX.size : start])
         content = record[start:]
+        size = _whole(header["n"])
         if flags & COMPRESSED:
-            content = _unpack(content, int(header["n"]))
-        if len(content) != header["n"]:
+            content = _unpack(content, size)
+        if len(content) != size:
             raise BadRecord("of another length than it says")
         return _entry(header, content, offset)
     except BadRecord:
         raise
-    except (KeyError, TypeError, ValueError, zlib.error, struct.error) as error:
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise BadRecord(type(error).__name__) from None
 
 
@@ -114,22 +127,54 @@ def _header(entry: Entry, offset: float, size: int) -> dict[str, Any]:
 
 
 def _entry(header: dict[str, Any], content: bytes, offset: float) -> Entry:
-    head = header.get("h")
-    split = head or 0
-    if not 0 <= split <= len(content):
+    get = header.get
+    head, ttl, usage = get("h"), get("l"), get("u")
+    split = 0 if head is None else _whole(head)
+    if split > len(content):
         raise BadRecord("of another length than it says")
-    ttl, usage = header.get("l"), header.get("u")
-    return Entry(
+    return ForeignEntry(
         Kind(header["k"]),
         content[split:],
-        stored_at=float(header["t"]) - offset,
-        ttl=None if ttl is None else float(ttl),
-        stale_while_revalidate=float(header.get("w", 0)),
-        stale_if_error=float(header.get("x", 0)),
-        cost=float(header.get("c", 0)),
-        tags=tuple(map(str, header.get("g", ()))),
+        stored_at=_number(header["t"]) - offset,
+        ttl=None if ttl is None else _span(ttl),
+        stale_while_revalidate=_span(get("w", 0)),
+        stale_if_error=_span(get("x", 0)),
+        cost=_span(get("c", 0)),
+        tags=tuple([_text(tag) for tag in get("g", ())]),
         head=None if head is None else content[:split],
-        endpoint=header.get("e"),
-        model=header.get("m"),
-        usage=None if usage is None else Usage(*usage),
+        endpoint=_text_or_none(get("e")),
+        model=_text_or_none(get("m")),
+        usage=None if usage is None else Usage(*map(_whole, usage)),
     )
+
+
+# What a header may say: a right checksum is no proof that we wrote it.
+
+
+def _number(value: object) -> float:
+    if (type(value) is not float and type(value) is not int) or not math.isfinite(value):
+        raise TypeError
+    return float(value)
+
+
+def _span(value: object) -> float:
+    seconds = _number(value)
+    if seconds < 0:
+        raise ValueError
+    return seconds
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int or not 0 <= value < 2**63:
+        raise TypeError
+    return value
+
+
+def _text(value: object) -> str:
+    if type(value) is not str:
+        raise TypeError
+    return value
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else _text(value)

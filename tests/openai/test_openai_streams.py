@@ -235,7 +235,7 @@ async def test_streams_are_kept_over_every_version_of_http(
 async def test_a_stream_too_long_to_keep_is_still_delivered(
     monkeypatch: pytest.MonkeyPatch, server: OpenAIServer, client: AsyncOpenAI
 ) -> None:
-    monkeypatch.setattr("aiopromptcache._openai._recording.MAX_RECORDED", 300)
+    monkeypatch.setattr("aiopromptcache._streams.LIMIT", 300)
     lengths = [len(await read(await chat(client))) for _ in range(2)]
     assert lengths[0] == lengths[1] > 2
     assert server.calls == 2
