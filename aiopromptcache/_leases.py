@@ -33,7 +33,7 @@ SPARE_SECONDS = 1.0
 
 
 class Obtained(NamedTuple):
-    """What a claim came to: an entry, or a lease, or neither where the tier is out."""
+    """What a claim came to: an entry, or a lease. While the tier is out, one without a token."""
 
     entry: Entry | None = None
     lease: Lease | None = None
@@ -91,17 +91,17 @@ class Coordinator:
         with self._attention(slot) as attention:
             while True:
                 attention.reset()
-                started = loop.time()
+                started, right = loop.time(), self.guard.right(slot)
                 claim = await self._claim(slot, past, take, spent)
                 spent += loop.time() - started
                 if claim is None:
-                    return Obtained(spent=spent)
+                    return Obtained(lease=right, spent=spent)
                 if claim.lease is not None:
                     return Obtained(lease=claim.lease, spent=spent)
                 if claim.entry is not None and usable(claim.entry):
                     return Obtained(claim.entry, None, waited, attention.overtaken, spent)
                 if claim.mark and claim.mark == past:  # it does not go past what is of no use
-                    return Obtained(spent=spent)
+                    return Obtained(lease=right, spent=spent)
                 if claim.mark:
                     past = claim.mark
                     continue

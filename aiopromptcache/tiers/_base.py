@@ -97,6 +97,11 @@ class Lease(NamedTuple):
     since: str
 
 
+GIVEN = "given"
+"""The token of what a caller gave while the tier was out. Where others' news overtook it, neither
+it nor what is there stays: which of them is newer, nobody can tell."""
+
+
 class Claim(NamedTuple):
     """The answer to a claim: the entry, or a lease, or for how long another process has one."""
 

@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 from .._entry import Entry
 from .._policy import seconds
 from ._backlog import Backlog, Missed
-from ._base import Claim, Lease, Refused, SharedTier, Tier, TierContext
+from ._base import GIVEN, Claim, Lease, Refused, SharedTier, Tier, TierContext
 from ._deadlines import Deadlines
 
 T = TypeVar("T")
@@ -31,6 +31,8 @@ QUIET_SECONDS = 60.0
 """A tier that fails now and then, and never for long, is in the log this often."""
 DEFAULT_TIMEOUT = 1.0
 """Deadline of an operation, in seconds, for a tier that has no `timeout` attribute of its own."""
+BEGINNING = "0-0"
+"""The position of who has heard nothing yet: all news count."""
 CATCH_UP = 100
 """Missed writes that are made good at once."""
 
@@ -153,7 +155,7 @@ class Guard:
         try:
             await self._attempt(self._writes, lambda: self.tier.set(entries), spent)
         except _Out:
-            self._miss({slot: Missed(e, self.right(slot)) for slot, e in entries.items()})
+            self._miss({slot: Missed(e, self.right(slot, GIVEN)) for slot, e in entries.items()})
             return False
         return True
 
@@ -170,9 +172,9 @@ class Guard:
             self._miss({lease.slot: Missed(e, lease._replace(token="")) for e, lease in entries})
             return [None] * len(entries)
 
-    def right(self, slot: str) -> Lease:
+    def right(self, slot: str, token: str = "") -> Lease:
         """No lease, but a position: what may be stored unless news say otherwise."""
-        return Lease(slot, "", self.position)
+        return Lease(slot, token, self.position or BEGINNING)
 
     async def keep_leases(self, held: Sequence[Lease]) -> None:
         """See `SharedTier.renew`."""

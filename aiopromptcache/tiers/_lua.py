@@ -59,12 +59,18 @@ local function owns(held, token)
 end
 
 local function say(log, kind, name, sealed, writer)
-  redis.call('XADD', log, 'NOMKSTREAM', 'MAXLEN', '~', {LOG_LENGTH}, '*',
-             'k', kind, 'n', name, 's', sealed, 'w', writer)
+  local news = {{'MAXLEN', '~', {LOG_LENGTH}, '*', 'k', kind, 'n', name, 's', sealed, 'w', writer}}
+  if redis.call('XADD', log, 'NOMKSTREAM', unpack(news)) then return end
+  -- An "h" at the beginning: who still listens where another log was has missed something.
+  redis.call('XADD', log, '*', 'k', 'h', 'n', '', 's', '', 'w', writer)
+  redis.call('PEXPIRE', log, {LOG_LIFE})
+  redis.call('XADD', log, unpack(news))
 end
 """
 
-# An id is "milliseconds-number"; a log that was never trimmed shows all that was ever said.
+# An id is "milliseconds-number"; a log that was never trimmed shows all that was ever said. A log
+# that was lost with everything else does not speak against what waited for the server to return.
+# What the writer `but` said does not count.
 _OVERTAKEN = f"""
 local function later(one, other)
   local a, b = string.match(one, '(%d+)-(%d+)')
@@ -80,17 +86,19 @@ local function trimmed(log)
   return known['entries-added'] ~= known['length']
 end
 
-local function overtaken(log, since, names)
+local function overtaken(log, since, names, mine, but)
   local first = redis.call('XRANGE', log, '-', '+', 'COUNT', 1)[1]
+  local cut = not first or later(first[1], since)
+  if cut and mine and since ~= '0-0' then return true end  -- the log went, and the lease did not
   if not first then return false end
-  if later(first[1], since) and trimmed(log) then return true end
+  if cut and trimmed(log) then return true end
   local news = redis.call('XRANGE', log, '(' .. since, '+', 'COUNT', {_CHECKED})
   if #news == {_CHECKED} then return true end
   for _, item in ipairs(news) do
     local kind, name = item[2][2], item[2][4]
-    if kind == 'c' then return true end
-    if (kind == 'd' or kind == 's' or kind == 't') and names[kind == 't' and 't' .. name or name]
-    then return true end
+    local counts = kind == 'd' or kind == 's' or kind == 't'
+    counts = counts and names[kind == 't' and 't' .. name or name] or kind == 'c'
+    if counts and item[2][8] ~= but then return true end
   end
   return false
 end
@@ -163,31 +171,38 @@ end
 return #answers == 1 and answers[1] or answers  -- one alone is cheaper to read
 """)
 
-# KEYS: entry, lease [, log, index, sets of tags]. ARGV: "set" or "fill", token, since, record,
-# milliseconds to live (0: for ever), name for the log, sealed name, writer, most entries (0: any),
-# then the names that the log may know this by (tags with a "t" before them). Gives 1 where stored,
-# 0 where overtaken, 2 where stored and the log must say so (on a cluster, where it is elsewhere).
+# KEYS: entry, lease [, log, index, sets of tags]. ARGV: "set", "fill" or "given", token, since,
+# record, milliseconds to live (0: for ever), name for the log, sealed name, writer, most entries
+# (0: any), then the names that the log may know this by (tags with a "t" before them). Gives 1
+# where stored, 0 where overtaken, 2 where stored and the log, elsewhere on a cluster, must say so.
+# What was "given" and is overtaken leaves nobody's value: which of them is newer is not known.
 FILL = Script(
     _COMMON
     + _OVERTAKEN
     + _KEEP_BOOKS
     + """
 local entry, lease, log, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local set, token, since = ARGV[1] == 'set', ARGV[2], ARGV[3]
+local set, given, token, since = ARGV[1] == 'set', ARGV[1] == 'given', ARGV[2], ARGV[3]
 local record, life = ARGV[4], tonumber(ARGV[5])
 local name, sealed, writer, most = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
 local held, waited = holder(lease)
 if not set then
   local mine = owns(held, token)
   if token ~= '' and not mine then
-    return redis.call('GET', entry) == record and 1 or 0  -- 1: the reply of the first try was lost
+    local there = redis.call('GET', entry)
+    if there == record then return 1 end  -- the reply of the first try was lost
+    if there or held ~= '' then return 0 end  -- or else it ran out, and nobody came
   end
   if log and since ~= '' then
     local names = {}
     for i = 10, #ARGV do names[ARGV[i]] = true end
-    if overtaken(log, since, names) then
+    if overtaken(log, since, names, mine, given and writer) then
       if mine then redis.call('DEL', lease) end
       if mine and waited then say(log, 'r', name, sealed, writer) end
+      if given then
+        redis.call('UNLINK', entry)
+        say(log, 'd', name, sealed, writer)
+      end
       return 0
     end
   end
@@ -196,7 +211,7 @@ local replaced = redis.call('EXISTS', entry) == 1
 redis.call('SET', entry, record)
 if life > 0 then redis.call('PEXPIRE', entry, life) end
 redis.call('DEL', lease)
-local told = set or waited or replaced
+local told = set or waited or replaced or token == ''  -- a lease would tell the others
 if not log then return told and 2 or 1 end
 if told then say(log, set and 'd' or 's', name, sealed, writer) end
 local now, micros = clock()
@@ -211,18 +226,19 @@ return 1
 
 # The other half of FILL on a cluster. KEYS: log, index, sets of tags. ARGV: entry, milliseconds to
 # live, most entries, kind of news ("" for none), name, sealed name, writer, since ("" to store
-# without a look at the log), then names as in FILL. Gives nil where overtaken, else what must go.
+# without a look at the log), the writer whose news do not count ("": all do), then names as in
+# FILL. Gives nil where overtaken, else what must go.
 BOOK = Script(
     _COMMON
     + _OVERTAKEN
     + _KEEP_BOOKS
     + """
 local entry, life, most = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
-local kind, since = ARGV[4], ARGV[8]
+local kind, since, but = ARGV[4], ARGV[8], ARGV[9]
 if since ~= '' then
   local names = {}
-  for i = 9, #ARGV do names[ARGV[i]] = true end
-  if overtaken(KEYS[1], since, names) then return false end
+  for i = 10, #ARGV do names[ARGV[i]] = true end
+  if overtaken(KEYS[1], since, names, false, but) then return false end
 end
 if kind ~= '' then say(KEYS[1], kind, ARGV[5], ARGV[6], ARGV[7]) end
 local now, micros = clock()

@@ -15,6 +15,8 @@ from ._wire import BadRecord
 
 BEAT_SECONDS = 2.0
 """How long the server may be silent before it is asked whether the log is still there."""
+BUSY_SECONDS = 3_600.0
+"""How often it is asked where the news never stop: it must not run out."""
 BATCH = 1_000
 
 _KINDS: dict[bytes, Any] = {
@@ -47,16 +49,20 @@ async def listen(
         timed(int(time[0]), int(time[1]))
         position = start.decode()
         await told(News("listening", position, lost=bool(lost)))
+        loop = asyncio.get_running_loop()
+        asked = loop.time()
         while True:
             wait = int(BEAT_SECONDS * 1_000)
             command = ("XREAD", "COUNT", BATCH, "BLOCK", wait, "STREAMS", log, position)
             async with asyncio.timeout(BEAT_SECONDS + timeout):
                 reply = await _ask(connection, *command)
-            if not reply:
+            if not reply or loop.time() > asked + BUSY_SECONDS:
                 await _beat(connection, log, timeout)
-                continue
+                asked = loop.time()
             for item, fields in _items(reply):
                 position = item.decode()
+                if fields[1] == b"h":
+                    raise ConnectionError("the log was lost, and made anew")
                 if (news := _news(position, fields, names, writer)) is not None:
                     await told(news)
     finally:
@@ -77,6 +83,8 @@ async def _ask(connection: Any, *command: Any) -> Any:
 
 def _items(reply: Any) -> Iterator[tuple[bytes, list[bytes]]]:
     """Entries of one stream, in either version of the protocol."""
+    if not reply:
+        return
     [entries] = reply.values() if isinstance(reply, dict) else [entries for _, entries in reply]
     yield from entries
 

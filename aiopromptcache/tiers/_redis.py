@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from .._entry import Entry
 from .._errors import ConfigurationError
 from .._policy import seconds
-from ._base import Claim, Lease, News, TierContext
+from ._base import GIVEN, Claim, Lease, News, TierContext
 from ._batch import Batcher
 from ._crypt import Cipher
 from ._lua import BOOK, CLAIM, DROP, FILL, INVALIDATE, RELEASE, RENEW, SAY, Call
@@ -306,7 +306,8 @@ class RedisTier:
         keys = [places.entry, places.lease]
         if not self._link.clustered:
             keys += self._book_keys(namespace, entry)
-        mode = "set" if unconditional else "fill"
+        mode = "set" if unconditional else "given" if token == GIVEN else "fill"
+        token = "" if token == GIVEN else token
         news = [places.names[0], self._names.sealed(slot), self._writer]
         args = [mode, token, since, record, self._life(entry), *news, self._max_entries]
         return Call(FILL, keys, [*args, *self._log_names(namespace, places, entry)])
@@ -329,17 +330,20 @@ class RedisTier:
         """On a cluster: the log, the index and the tags are elsewhere than the entry."""
         if not reply:
             return False
-        entry, (slot, _, since), unconditional = write
+        entry, (slot, token, since), unconditional = write
         namespace, places = slot.partition(":")[0], self._names.places(slot)
         kind = "" if reply == 1 else "d" if unconditional else "s"
         args = [places.entry, self._life(entry), self._max_entries, kind, *call.args[5:8]]
         names = self._log_names(namespace, places, entry)
         since = "" if unconditional else since
+        but = self._writer if token == GIVEN else ""
         victims = await self._link.run(
-            Call(BOOK, self._book_keys(namespace, entry), [*args, since, *names])
+            Call(BOOK, self._book_keys(namespace, entry), [*args, since, but, *names])
         )
         if victims is None:
             await self._link.unlink([places.entry])
+            # Who has read it meanwhile must not keep it.
+            await self._say(namespace, b"d", places.names[0], self._names.sealed(slot))
             return False
         await self._link.unlink(victims)
         return True
@@ -360,7 +364,9 @@ class RedisTier:
         return [counts[slot] > 0 for slot in slots]
 
     async def _drop_one(self, slot: str, places: Places) -> bool:
+        # Said first, as in `clear`: a fill between the steps would see nothing in the log.
         namespace = slot.partition(":")[0]
+        await self._say(namespace, b"d", places.names[0], self._names.sealed(slot))
         await self._link.unlink([places.lease])
         count = await self._link.unlink(places.entries)
         await self._link.command("ZREM", self._names.index(namespace), *places.entries)
@@ -381,6 +387,7 @@ class RedisTier:
 
     async def _empty_slowly(self, namespace: str, members: bytes, news: list[Any]) -> int:
         total = 0
+        await self._say(namespace, b"t", *news[:2])
         while keys := await self._link.command("ZRANGE", members, 0, BATCH - 1):
             total += await self._link.unlink(keys)
             await self._link.command("ZREM", members, *keys)
