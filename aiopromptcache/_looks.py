@@ -89,13 +89,15 @@ class Looks(Generic[T]):
     async def _work(self) -> None:
         batch: list[tuple[str, Look[T]]] = []
         try:
+            waited = 0.0  # the time until a new task runs is the loop's own
             while self._queue:
                 batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
-                waited = asyncio.get_running_loop().time() - batch[0][1].at
                 found = await self._ask([slot for slot, _ in batch], waited)
                 for slot, look in batch:
                     self._settle(slot, look, found.get(slot))
                 batch = []
+                if self._queue:
+                    waited = asyncio.get_running_loop().time() - self._queue[0][1].at
         except Exception as error:
             for slot, look in batch:
                 self._fail(slot, look, error)

@@ -354,6 +354,11 @@ async def _is_over(callers: Callers, other: PromptCache, keeps: bool) -> None:
     await eventually("the writing of what was paid for", written, BACK_WITHIN)
     assert await other.get("doomed") is None, "what was deleted came back"
     assert await other.get("kept") == (1 if keeps else None)
+
+    async def told() -> bool:
+        return len(callers.lines) >= 2
+
+    await eventually("the line about the return", told, BACK_WITHIN)
     assert len(callers.lines) == 2, "the return is one line"
     assert not await callers.open()
     before = callers.failures
