@@ -22,6 +22,7 @@ from ._ledger import Ledger
 from ._policy import Policy, Verdict, decide, due_early, refused_as
 from ._refresh import Refreshes, is_outage
 from ._storage import Found, Storage
+from ._tally import note_paid, note_stale
 from .tiers._base import Tier
 
 T = TypeVar("T")
@@ -344,6 +345,8 @@ class Engine:
         if not leader and entry.usage is not None:
             self.stats.tokens_saved.add(entry.usage)
         self.tell("miss" if leader else "collapsed", ask, entry=entry)
+        if leader:
+            note_paid(stored=landed.stored, usage=entry.usage)
         fwd = "request" if ask.policy.no_cache else ask.fwd if leader else "miss"
         ttl = entry.ttl if landed.stored else None
         status = (ask.key, False, None, None, ttl, fwd, not leader, landed.stored)
@@ -357,6 +360,7 @@ class Engine:
         ttl = entry.ttl - age
         if ttl > 0:
             return Answer(entry, (key, True, tier, age, ttl))
+        note_stale()
         return Answer(entry, (key, True, tier, age, ttl, fwd, False, False, True))
 
     def _refreshed(self, ask: Ask, landed: Landed) -> None:
@@ -431,6 +435,7 @@ class Recording:
         if not self._ask.policy.no_store:
             stored = await self._engine.storage.keep(self._flight, self._ask.slot, entry)
         self.end()
+        note_paid(stored=stored, usage=entry.usage)
         if stored:
             self._engine.tell("store", self._ask, entry=entry)
         return stored

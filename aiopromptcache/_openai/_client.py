@@ -25,6 +25,7 @@ from .._errors import ConfigurationError, NotCached
 from .._flights import OutOfPatience
 from .._policy import Policy, Request
 from .._status import CacheStatus, LiveStatus, mark
+from .._tally import note_paid
 from ._binding import RAW_HEADER, Binding, Call, given, parse, snapshot, without_directives
 from ._embeddings import Assembled, Gathering, Items, Whole, split
 from ._endpoints import BY_PATH, ENDPOINTS, Endpoint
@@ -142,6 +143,7 @@ class _Call:
         stats = self._engine.stats
         stats.bypassed += 1
         stats.upstream_calls += 1
+        note_paid(stored=False, usage=None)
         return await self._deliver(await self._ask_upstream(), ("", *_MISS[:4], "bypass"))
 
     async def _ask_upstream(self, options: FinalRequestOptions | None = None) -> Reply:

@@ -23,6 +23,7 @@ from .._flights import FlightLost, OutOfPatience
 from .._keys import canonical
 from .._policy import Verdict, decide, due_early, refused_as
 from .._storage import Found
+from .._tally import note_paid
 from ._endpoints import Body
 
 Load = Callable[[Sequence[str] | None], Awaitable[Fetched]]
@@ -323,6 +324,9 @@ class Gathering:
         if free and (saved := _usage(free)) is not None:
             engine.stats.tokens_saved.add(saved)
         brought = summary(list(self._brought.values()), engine.clock())
+        for fetched in self._paid:
+            usage = _usage(list(fetched.entries.values()))
+            note_paid(stored=fetched.stored >= fetched.entries.keys(), usage=usage)
         engine.tell("miss" if leader else "collapsed", ask, entry=brought)
         stored = self._stored >= self._brought.keys()
         fwd = ("request" if ask.policy.no_cache else ask.fwd) if leader else "miss"
