@@ -247,6 +247,10 @@ class PromptCache:
         Each caller gets a value of its own; the factory's error reaches each as an instance of its
         own, and is not stored. The factory runs in a copy of the first caller's context and is
         cancelled when the last caller has left. `TypeError` where its value cannot be stored.
+        Within stale_while_revalidate the old value comes at once and the factory runs in the
+        background; within stale_if_error it stands in for what the factory raises, but for errors
+        that carry a status of 4xx (other than 408, 409, 425, 429), `TypeError`, `NameError`,
+        `ImportError`, `NotImplementedError` and this library's own.
         A factory that waits for its own key gets `ReentrantCall`.
         """
         engine = self._engine

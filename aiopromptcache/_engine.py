@@ -110,10 +110,16 @@ class Engine:
 
     def peek(self, slot: str, policy: Policy) -> Entry | None:
         """A fresh entry of the local tier about which nothing else is to be decided."""
-        entry = self.storage.peek(slot)
+        entry = None if policy.refresh_ahead else self.storage.peek(slot)
         if entry is None or decide(entry, policy, self.clock()) is not Verdict.FRESH:
             return None
-        return None if policy.refresh_ahead else entry
+        return entry
+
+    def is_due(self, entry: Entry, policy: Policy) -> bool:
+        """Draw lots: is a fresh entry to be refreshed ahead of time?"""
+        if not policy.refresh_ahead:
+            return False
+        return due_early(entry, policy, self.clock(), random.random())
 
     def local(self, ask: Ask) -> Answer | None:
         """The local tier's answer, without awaiting."""
@@ -163,9 +169,7 @@ class Engine:
             return None
         verdict = decide(entry, policy, now)
         if verdict is Verdict.REVALIDATE or (
-            verdict is Verdict.FRESH
-            and policy.refresh_ahead
-            and due_early(entry, policy, now, random.random())
+            verdict is Verdict.FRESH and self.is_due(entry, policy)
         ):
             self.refreshes.start(ask, entry)
         elif not self._good(verdict, ask.slot):

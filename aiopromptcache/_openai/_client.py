@@ -215,7 +215,7 @@ class _Call:
         asked = replace(ask, key=items.key)
         load = functools.partial(self._load_items, call, items.slots, by_slot)
         try:
-            assembled = await Gathering(self._engine, asked, items, load).answer()
+            assembled = await Gathering(self._engine, asked, items, load, call.due).answer()
         except OutOfPatience:
             raise APITimeoutError(request=self._request()) from None
         except Whole as whole:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
 from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from .._entry import Entry, Kind, Usage
 from .._errors import NotCached
 from .._flights import FlightLost, OutOfPatience
 from .._keys import canonical
-from .._policy import Verdict, decide, due_early, refused_as
+from .._policy import Verdict, decide, refused_as
 from .._storage import Found
 from .._tally import note_paid
 from ._endpoints import Body
@@ -115,7 +114,16 @@ class Whole(Exception):
 class Gathering:
     """One call's items."""
 
-    def __init__(self, engine: Engine, ask: Ask, items: Items, load: Load) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        ask: Ask,
+        items: Items,
+        load: Load,
+        due: frozenset[str] | None = None,
+    ) -> None:
+        self._due = due
+        """What to refresh ahead of time; None: not known yet."""
         self._engine = engine
         self._ask = ask
         self._items = items
@@ -194,7 +202,7 @@ class Gathering:
             return
         self._found[slot] = found
         if verdict is Verdict.REVALIDATE or (
-            policy.refresh_ahead and due_early(entry, policy, now, random.random())
+            slot in self._due if self._due is not None else self._engine.is_due(entry, policy)
         ):
             self._aged.append(slot)
 
