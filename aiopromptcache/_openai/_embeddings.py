@@ -367,7 +367,7 @@ class Gathering:
                 engine.refreshes.failures.note(slot, outage=False)
 
 
-async def _all(joins: list[Coroutine[Any, Any, Fetched]]) -> list[Fetched | BaseException]:
+async def _all(joins: Sequence[Coroutine[Any, Any, Fetched]]) -> list[Fetched | BaseException]:
     """The outcomes of several waits, which begin and end together; of one without a task."""
     if len(joins) > 1:
         return await asyncio.gather(*joins, return_exceptions=True)

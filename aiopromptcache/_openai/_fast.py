@@ -154,7 +154,7 @@ class _FastCall:
         answer = engine.hit(items.key, whole, engine.storage.local_name)
         assembler = self._binding.assembler
         built = assembler.response(entries, None, decoded=self._vectors)
-        built.__dict__["_request_id"] = assembler.request_id(entries[0])
+        vars(built)["_request_id"] = assembler.request_id(entries[0])
         return self._deliver(answer, built, lambda: assembler.http(entries, None, None)), call
 
     @property
