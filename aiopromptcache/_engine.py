@@ -24,6 +24,7 @@ from ._refresh import Refreshes, is_outage
 from ._status import LiveStatus
 from ._storage import Found, Storage
 from ._streams import Live, Reader, read_live
+from ._tally import note_paid, note_stale
 from .tiers._base import Lease, Tier
 
 T = TypeVar("T")
@@ -134,6 +135,12 @@ class Engine:
         """Is an entry fresh, and nothing else to be decided about it?"""
         return not policy.refresh_ahead and decide(entry, policy, self.clock()) is Verdict.FRESH
 
+    def is_due(self, entry: Entry, policy: Policy) -> bool:
+        """Draw lots: is a fresh entry to be refreshed ahead of time?"""
+        if not policy.refresh_ahead:
+            return False
+        return due_early(entry, policy, self.clock(), random.random())
+
     def local(self, ask: Ask) -> Answer | None:
         """The local tier's answer, without awaiting."""
         entry = self.storage.peek(ask.slot)
@@ -183,9 +190,7 @@ class Engine:
             return None
         verdict = decide(entry, policy, now)
         if verdict is Verdict.REVALIDATE or (
-            verdict is Verdict.FRESH
-            and policy.refresh_ahead
-            and due_early(entry, policy, now, random.random())
+            verdict is Verdict.FRESH and self.is_due(entry, policy)
         ):
             self.refreshes.start(ask, entry)
         elif not self._good(verdict, ask.slot):
@@ -427,6 +432,8 @@ class Engine:
         if not leader and entry.usage is not None:
             self.stats.tokens_saved.add(entry.usage)
         self.tell("miss" if leader else "collapsed", ask, entry=entry)
+        if leader:
+            note_paid(stored=landed.stored, usage=entry.usage)
         fwd = "request" if ask.policy.no_cache else ask.fwd if leader else "miss"
         ttl = entry.ttl if landed.stored or landed.waited else None
         if ttl is not None and landed.waited:
@@ -448,7 +455,10 @@ class Engine:
             if landed is not None and landed.stored:
                 ttl = landed.entry.ttl
                 status.arguments = (ask.key, False, None, None, ttl, fwd, not leader, True)
-            if not leader:
+            if leader:
+                if landed is not None and entry is not None:
+                    note_paid(stored=landed.stored, usage=entry.usage)
+            else:
                 if whole and entry is not None and entry.usage is not None:
                     self.stats.tokens_saved.add(entry.usage)
                 self.tell("collapsed", ask, **({} if entry is None else {"entry": entry}))
@@ -464,6 +474,7 @@ class Engine:
         ttl = entry.ttl - age
         if ttl > 0:
             return Answer(entry, (key, True, tier, age, ttl))
+        note_stale()
         return Answer(entry, (key, True, tier, age, ttl, fwd, False, False, True))
 
     def _refreshed(self, ask: Ask, landed: Landed) -> None:

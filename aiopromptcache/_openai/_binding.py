@@ -75,6 +75,8 @@ class Call(NamedTuple):
     """True for a refresh of the fast layer's: it wants what the upstream gives, and no object."""
     items: Items | None = None
     """Of embeddings: the inputs, each cached by itself."""
+    due: frozenset[str] | None = None
+    """Of embeddings: what to refresh ahead of time, where the fast layer has drawn lots."""
     decoded: bool = False
     """Of embeddings: True where base64 is asked for, and the caller gets floats."""
 

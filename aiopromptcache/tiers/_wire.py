@@ -48,7 +48,7 @@ def encode(entry: Entry, *, offset: float, compress_over: int | None) -> bytes:
     content = (entry.head or b"") + entry.payload
     header = orjson.dumps(_header(entry, offset, len(content)))
     flags = 0
-    if compress_over is not None and len(content) > compress_over:
+    if compress_over is not None and len(content) > compress_over and entry.kind != Kind.VECTOR:
         packed = zlib.compress(content, 1)
         if len(packed) < len(content) <= _allowed(len(packed)):
             flags, content = COMPRESSED, packed
