@@ -374,6 +374,8 @@ class Storage:
 
     async def _heed(self, news: News) -> None:
         """Another process did something."""
+        if self.shared is not None:
+            self.shared.guard.heed(news)
         match news.kind:
             case "stored":  # flights that hold no lease any more are refused by the tier itself
                 self._forget(news.name)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from typing import NamedTuple
 
 from .._entry import Entry
-from ._base import Lease
+from ._base import GIVEN, Lease
 
 MAX_ENTRIES = 1_000
 MAX_BYTES = 64 * 2**20
@@ -31,6 +31,8 @@ class Backlog:
         self.cleared: object | None = None
         """Stands for a clear that the tier has not been told of."""
         self.tags: set[str] = set()
+        self.unchecked = False
+        """May others have changed what waits here, unheard? Then it is no answer, until written."""
         self._bytes = 0
 
     def __bool__(self) -> bool:
@@ -57,6 +59,7 @@ class Backlog:
         for slot in slots:
             missed = self.slots.pop(slot, None)
             self._bytes -= _size(missed) if missed is not None else 0
+        self.unchecked = self.unchecked and bool(self.slots)
 
     def clear(self, *, owed: bool) -> None:
         """Everything is void; `owed` where the tier has not been told."""
@@ -78,6 +81,17 @@ class Backlog:
             ]
         )
 
+    def overtake(self, test: Callable[[Entry, str], bool]) -> None:
+        """Others changed something: entries for which `test` holds are not to be written.
+
+        Where a caller gave one, nobody can say which is newer: then neither stays.
+        """
+        for slot, missed in list(self.slots.items()):
+            if missed.entry is not None and test(missed.entry, slot):
+                self.drop([slot])
+                if missed.lease.token == GIVEN:
+                    self.put(missed._replace(entry=None))
+
     def batch(self, count: int) -> list[Missed]:
         """The oldest of what waits."""
         return list(islice(self.slots.values(), count))
@@ -91,7 +105,7 @@ class Backlog:
     def entry(self, slot: str) -> Entry | None:
         """What the tier should say about a slot."""
         missed = self.slots.get(slot)
-        return missed.entry if missed is not None else None
+        return missed.entry if missed is not None and not self.unchecked else None
 
     def voids(self, entry: Entry) -> bool:
         """Is this entry of the tier void?"""

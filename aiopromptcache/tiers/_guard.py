@@ -18,7 +18,7 @@ from typing import Any, TypeVar, cast
 from .._entry import Entry
 from .._policy import seconds
 from ._backlog import Backlog, Missed
-from ._base import GIVEN, Claim, Lease, Refused, SharedTier, Tier, TierContext
+from ._base import GIVEN, Claim, Lease, News, Refused, SharedTier, Tier, TierContext
 from ._deadlines import Deadlines
 
 T = TypeVar("T")
@@ -27,6 +27,8 @@ logger = logging.getLogger("aiopromptcache")
 
 FAILURES_TO_OPEN = 5
 PROBE_SECONDS = 0.5
+RETRY_SECONDS = 0.05
+"""How soon what it missed is tried again, where but a connection was lost."""
 QUIET_SECONDS = 60.0
 """A tier that fails now and then, and never for long, is in the log this often."""
 DEFAULT_TIMEOUT = 1.0
@@ -79,6 +81,8 @@ class Guard:
         self._recovering: asyncio.AbstractEventLoop | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._probing: asyncio.Task[None] | None = None
+        self._slow = False
+        """Was the latest failure one that took its time?"""
         self._warned = False
         self._quiet_until = 0.0
 
@@ -236,6 +240,20 @@ class Guard:
             self._backlog.put(item)
         self._start_recovery()
 
+    def heed(self, news: News) -> None:
+        """What another process did counts for what waits here too."""
+        backlog = self._backlog
+        match news.kind:
+            case "stored" | "dropped":
+                backlog.overtake(lambda _, slot: slot == news.name)
+            case "tag":
+                backlog.overtake(lambda entry, _: news.name in entry.tags)
+            case "clear":
+                backlog.overtake(lambda *_: True)
+            case "listening":
+                backlog.unchecked = bool(backlog.slots) and (backlog.unchecked or news.lost)
+                self._hurry()
+
     # Attempts
 
     async def _attempt(
@@ -281,6 +299,7 @@ class Guard:
         logger.debug("cache tier %s failed", self.name, exc_info=error)
         if not self._reads.open:  # what follows belongs to the same outage
             self._context.notify("error", None, None, error)
+        self._slow = isinstance(error, (TimeoutError, Refused))
         refused = isinstance(error, Refused)
         opened = self._writes.failed()
         opened = (not refused and self._reads.failed()) or (refused and opened)
@@ -314,10 +333,21 @@ class Guard:
         loop = asyncio.get_running_loop()
         if self._recovering is not loop:
             self._recovering = loop
-            self._wait_for_probe(loop)
+            slow = self._slow or self._reads.open or self._writes.open
+            self._wait_for_probe(loop, PROBE_SECONDS if slow else RETRY_SECONDS)
 
-    def _wait_for_probe(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = loop.call_later(PROBE_SECONDS, self._due, loop, self._writes.failures)
+    def _wait_for_probe(
+        self, loop: asyncio.AbstractEventLoop, seconds: float = PROBE_SECONDS
+    ) -> None:
+        self._timer = loop.call_later(seconds, self._due, loop, self._writes.failures)
+
+    def _hurry(self) -> None:
+        """It is there again: no need to wait."""
+        loop = asyncio.get_running_loop()
+        probes = self._probing is not None and not self._probing.done()
+        if self._recovering is loop and self._timer is not None and not probes:
+            self._timer.cancel()
+            self._due(loop, self._writes.failures)
 
     def _due(self, loop: asyncio.AbstractEventLoop, failures: int) -> None:
         if not self._writes.open and self._writes.failures > failures:
