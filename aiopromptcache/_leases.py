@@ -85,8 +85,10 @@ class Coordinator:
         self, slot: str, usable: Callable[[Entry], bool], *, take: bool = False, spent: float = 0.0
     ) -> Obtained:
         """An entry that is usable, or the lease to make one, waiting for others if need be."""
-        await self.listening()
         loop = asyncio.get_running_loop()
+        started = loop.time()
+        await self.listening(spent)
+        spent += loop.time() - started
         past, waited = b"", False
         with self._attention(slot) as attention:
             while True:
@@ -144,7 +146,7 @@ class Coordinator:
     async def _claim_many(self, slots: Sequence[str], waited: float) -> Mapping[str, Claim]:
         """Claims of several callers at once. A lease waits for the one who comes for it."""
         started = asyncio.get_running_loop().time()
-        await self.listening()
+        await self.listening(waited)
         waited += asyncio.get_running_loop().time() - started
         claims = await self.guard.claim(slots, spent=waited)
         for claim in claims.values():
@@ -207,16 +209,16 @@ class Coordinator:
 
     # News
 
-    async def listening(self) -> None:
-        """Listen to the news from now on; waits for the first attempt alone."""
+    async def listening(self, spent: float = 0.0) -> None:
+        """Listen to the news from now on; waits for the first attempt alone, and not for long."""
         self._start()
         task = self._listener
         if task is None or task.done() or task.get_loop() is not self._loop:
             self._tried = asyncio.Event()
             self._listener = asyncio.create_task(self._listen(), name="aiopromptcache news")
-        if not self._tried.is_set():
+        if not self._tried.is_set() and spent < self.guard.timeout:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.guard.timeout):
+                async with asyncio.timeout(self.guard.timeout - spent):
                     await self._tried.wait()
 
     def _start(self) -> None:
