@@ -320,6 +320,30 @@ return {count, #members}
 """
 )
 
+# KEYS: index, or set of a tag. ARGV: from which rank on, how many. Strikes out entries that are not
+# there any more; gives how many were looked at, and how many struck out.
+PRUNE = Script("""
+local members = redis.call('ZRANGE', KEYS[1], ARGV[1], ARGV[1] + ARGV[2] - 1)
+local gone = 0
+for _, member in ipairs(members) do
+  if redis.call('EXISTS', member) == 0 then gone = gone + redis.call('ZREM', KEYS[1], member) end
+end
+return {#members, gone}
+""")
+
+# The same on a cluster. KEYS: index, or set of a tag. ARGV: entries that are gone, with their
+# scores. Strikes out those that still have that score; gives how many.
+STRIKE = Script("""
+local gone = 0
+for i = 1, #ARGV, 2 do
+  local score = redis.call('ZSCORE', KEYS[1], ARGV[i])
+  if score and tonumber(score) == tonumber(ARGV[i + 1]) then
+    gone = gone + redis.call('ZREM', KEYS[1], ARGV[i])
+  end
+end
+return gone
+""")
+
 # KEYS: log. ARGV: writer, position that the listener knows ("" for none). Gives the position to
 # listen from, 1 where news after the known position may be lost, and the server's clock.
 HELLO = Script(f"""

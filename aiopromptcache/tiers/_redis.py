@@ -16,7 +16,19 @@ from .._policy import seconds
 from ._base import GIVEN, Claim, Lease, News, TierContext
 from ._batch import Batcher
 from ._crypt import Cipher
-from ._lua import BOOK, CLAIM, DROP, FILL, INVALIDATE, RELEASE, RENEW, SAY, Call
+from ._lua import (
+    BOOK,
+    CLAIM,
+    DROP,
+    FILL,
+    INVALIDATE,
+    PRUNE,
+    RELEASE,
+    RENEW,
+    SAY,
+    STRIKE,
+    Call,
+)
 from ._names import Names, Places
 from ._wire import MAX_CONTENT, BadRecord, decode, encode, writable
 
@@ -130,11 +142,13 @@ class RedisTier:
         # last, so that nobody keeps what was read before the scan came to it.
         await self._say(namespace, b"c", b"", b"")
         entries, leases, tags = self._names.patterns(namespace)
-        # The books before what is in them: an entry that is set meanwhile, and stays, is in them.
-        await self._unlink_matching(tags)
-        await self._link.unlink([self._names.index(namespace)])
         count = await self._unlink_matching(entries)
         await self._unlink_matching(leases)
+        # The books stay as long as what is in them: something may be set meanwhile.
+        await self._prune(self._names.index(namespace))
+        async for books in self._link.scan(tags, BATCH):
+            for members in books:
+                await self._prune(members)
         await self._say(namespace, b"c", b"", b"")
         return count
 
@@ -404,6 +418,27 @@ class RedisTier:
         async for keys in self._link.scan(pattern, BATCH):
             count += await self._link.unlink(keys)
         return count
+
+    async def _prune(self, members: bytes) -> None:
+        """Strike out of a book the entries that are gone."""
+        at, seen = 0, BATCH
+        while seen >= BATCH:
+            async with asyncio.timeout(self.timeout):
+                if self._link.clustered:
+                    seen, gone = await self._prune_some(members, at)
+                else:
+                    seen, gone = await self._link.run(Call(PRUNE, [members], [at, BATCH]))
+            at += seen - gone
+
+    async def _prune_some(self, members: bytes, at: int) -> tuple[int, int]:
+        """On a cluster the entries are elsewhere: one that was set anew has another score."""
+        found = await self._link.command("ZRANGE", members, at, at + BATCH - 1, "WITHSCORES")
+        pairs = list(zip(found[::2], found[1::2], strict=True)) if found else []
+        there = await asyncio.gather(*[self._link.command("EXISTS", key) for key, _ in pairs])
+        gone = [pair for pair, exists in zip(pairs, there, strict=True) if not exists]
+        args = [part for pair in gone for part in pair]
+        struck: int = await self._link.run(Call(STRIKE, [members], args)) if gone else 0
+        return len(pairs), struck
 
     # Clocks
 
