@@ -322,6 +322,8 @@ class RedisTier:
         token = "" if token == GIVEN else token
         news = [places.names[0], self._names.sealed(slot), self._writer]
         args = [mode, token, since, record, self._life(entry), *news, self._max_entries]
+        older = () if self._link.clustered else places.older
+        args += [len(older), *older]
         return Call(FILL, keys, [*args, *self._log_names(namespace, places, entry)])
 
     def _book_keys(self, namespace: str, entry: Entry) -> list[bytes]:
@@ -344,7 +346,8 @@ class RedisTier:
             return False
         entry, (slot, token, since), unconditional = write
         namespace, places = slot.partition(":")[0], self._names.places(slot)
-        kind = "" if reply == 1 else "d" if unconditional else "s"
+        older = await self._link.unlink(places.older)
+        kind = "d" if unconditional else "s" if reply == 2 or older else ""
         args = [places.entry, self._life(entry), self._max_entries, kind, *call.args[5:8]]
         names = self._log_names(namespace, places, entry)
         since = "" if unconditional else since
@@ -433,7 +436,9 @@ class RedisTier:
     async def _prune_some(self, members: bytes, at: int) -> tuple[int, int]:
         """On a cluster the entries are elsewhere: one that was set anew has another score."""
         found = await self._link.command("ZRANGE", members, at, at + BATCH - 1, "WITHSCORES")
-        pairs = list(zip(found[::2], found[1::2], strict=True)) if found else []
+        if found and not isinstance(found[0], (list, tuple)):  # so it is in RESP 2
+            found = list(zip(found[::2], found[1::2], strict=True))
+        pairs = [(key, score) for key, score in found]
         there = await asyncio.gather(*[self._link.command("EXISTS", key) for key, _ in pairs])
         gone = [pair for pair, exists in zip(pairs, there, strict=True) if not exists]
         args = [part for pair in gone for part in pair]
