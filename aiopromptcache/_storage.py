@@ -294,7 +294,12 @@ class Storage:
             await self.drop([slot])
             return
         self._overtake([slot], entry)
-        if await self.store(slot, entry):
+        stored = await self.store(slot, entry)
+        if self.remote:  # as with removals: others may have read there what was not gone yet
+            self._overtake([slot], entry)
+            if self.local is not None and self.local.peek(slot) is not entry:
+                await self.local.delete([slot])
+        if stored:
             self._ledger.tell("store", key=key, size=entry.size)
 
     # Removing. A second time at the end: while a remote tier was asked, others may have read there

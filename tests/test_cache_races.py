@@ -104,6 +104,30 @@ async def test_what_is_replaced_just_as_its_reader_hears_of_it_stays_replaced(
     assert await both.get("key") == "new"
 
 
+@pytest.mark.parametrize("late", [False, True])
+async def test_what_is_read_while_another_value_is_set_does_not_outlive_it(
+    both: PromptCache, remote: Gated, late: bool
+) -> None:
+    """Memory may lose what is being set before the remote tier has it, by another's removal."""
+    remote.writing, reading = Gate(), remote.reading
+    assert reading is not None
+    setting = asyncio.create_task(both.set("key", "new"))
+    await remote.writing.reached()
+    local = both._engine.storage.local
+    assert local is not None
+    await local.delete(["default:key"])
+    reader = asyncio.create_task(both.get("key"))
+    await reading.reached()
+    if not late:
+        reading.open()
+        assert await reader == "old"
+    remote.writing.open()
+    await setting
+    reading.open()
+    await reader
+    assert await both.get("key") == "new"
+
+
 async def test_who_asks_after_a_removal_does_not_get_what_was_read_before_it(
     both: PromptCache, remote: Gated, remove: Removal
 ) -> None:

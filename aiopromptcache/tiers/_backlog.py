@@ -107,9 +107,11 @@ class Backlog:
         missed = self.slots.get(slot)
         return missed.entry if missed is not None and not self.unchecked else None
 
-    def voids(self, entry: Entry) -> bool:
-        """Is this entry of the tier void?"""
-        return not self.tags.isdisjoint(entry.tags)
+    def voiding(self) -> Callable[[Entry], bool]:
+        """A test for entries of the tier that are void. Made before the tier is asked: what it
+        gives may be from before an invalidation that is made good meanwhile."""
+        tags = frozenset(self.tags)
+        return lambda entry: not tags.isdisjoint(entry.tags)
 
 
 def _size(missed: Missed) -> int:

@@ -102,8 +102,8 @@ class Guard:
             return await self._get(slots, spent)
         found = {slot: self._backlog.entry(slot) for slot in slots if self._backlog.knows(slot)}
         rest = [slot for slot in slots if slot not in found]
+        void = self._backlog.voiding()
         asked = await self._get(rest, spent) if rest else {}
-        void = self._backlog.voids
         return {slot: e for slot, e in [*found.items(), *asked.items()] if e and not void(e)}
 
     async def _get(self, slots: Sequence[str], spent: float) -> Mapping[str, Entry]:
@@ -129,8 +129,8 @@ class Guard:
             owed = [(slot, backlog.entry(slot)) for slot in slots]
             known = {slot: Claim(entry, b"missed") for slot, entry in owed if entry is not None}
         rest = [slot for slot in slots if not backlog.knows(slot)]
+        void = backlog.voiding()
         claims = await self._claim(rest, past, take, spent) if rest else {}
-        void = backlog.voids
         return known | {s: c for s, c in claims.items() if not (c.entry and void(c.entry))}
 
     async def _claim(

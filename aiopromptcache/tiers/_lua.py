@@ -173,7 +173,8 @@ return #answers == 1 and answers[1] or answers  -- one alone is cheaper to read
 
 # KEYS: entry, lease [, log, index, sets of tags]. ARGV: "set", "fill" or "given", token, since,
 # record, milliseconds to live (0: for ever), name for the log, sealed name, writer, most entries
-# (0: any), then the names that the log may know this by (tags with a "t" before them). Gives 1
+# (0: any), how many older places, those (under keys that were rotated out, or others' newest), then
+# the names that the log may know this by (tags with a "t" before them). Gives 1
 # where stored, 0 where overtaken, 2 where stored and the log, elsewhere on a cluster, must say so.
 # What was "given" and is overtaken leaves nobody's value: which of them is newer is not known.
 FILL = Script(
@@ -185,6 +186,7 @@ local entry, lease, log, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local set, given, token, since = ARGV[1] == 'set', ARGV[1] == 'given', ARGV[2], ARGV[3]
 local record, life = ARGV[4], tonumber(ARGV[5])
 local name, sealed, writer, most = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
+local older = tonumber(ARGV[10])
 local held, waited = holder(lease)
 if not set then
   local mine = owns(held, token)
@@ -195,7 +197,7 @@ if not set then
   end
   if log and since ~= '' then
     local names = {}
-    for i = 10, #ARGV do names[ARGV[i]] = true end
+    for i = 11 + older, #ARGV do names[ARGV[i]] = true end
     if overtaken(log, since, names, mine, given and writer) then
       if mine then redis.call('DEL', lease) end
       if mine and waited then say(log, 'r', name, sealed, writer) end
@@ -208,6 +210,7 @@ if not set then
   end
 end
 local replaced = redis.call('EXISTS', entry) == 1
+for i = 11, 10 + older do replaced = redis.call('UNLINK', ARGV[i]) == 1 or replaced end
 redis.call('SET', entry, record)
 if life > 0 then redis.call('PEXPIRE', entry, life) end
 redis.call('DEL', lease)
@@ -319,6 +322,30 @@ end
 return {count, #members}
 """
 )
+
+# KEYS: index, or set of a tag. ARGV: from which rank on, how many. Strikes out entries that are not
+# there any more; gives how many were looked at, and how many struck out.
+PRUNE = Script("""
+local members = redis.call('ZRANGE', KEYS[1], ARGV[1], ARGV[1] + ARGV[2] - 1)
+local gone = 0
+for _, member in ipairs(members) do
+  if redis.call('EXISTS', member) == 0 then gone = gone + redis.call('ZREM', KEYS[1], member) end
+end
+return {#members, gone}
+""")
+
+# The same on a cluster. KEYS: index, or set of a tag. ARGV: entries that are gone, with their
+# scores. Strikes out those that still have that score; gives how many.
+STRIKE = Script("""
+local gone = 0
+for i = 1, #ARGV, 2 do
+  local score = redis.call('ZSCORE', KEYS[1], ARGV[i])
+  if score and tonumber(score) == tonumber(ARGV[i + 1]) then
+    gone = gone + redis.call('ZREM', KEYS[1], ARGV[i])
+  end
+end
+return gone
+""")
 
 # KEYS: log. ARGV: writer, position that the listener knows ("" for none). Gives the position to
 # listen from, 1 where news after the known position may be lost, and the server's clock.

@@ -16,7 +16,19 @@ from .._policy import seconds
 from ._base import GIVEN, Claim, Lease, News, TierContext
 from ._batch import Batcher
 from ._crypt import Cipher
-from ._lua import BOOK, CLAIM, DROP, FILL, INVALIDATE, RELEASE, RENEW, SAY, Call
+from ._lua import (
+    BOOK,
+    CLAIM,
+    DROP,
+    FILL,
+    INVALIDATE,
+    PRUNE,
+    RELEASE,
+    RENEW,
+    SAY,
+    STRIKE,
+    Call,
+)
 from ._names import Names, Places
 from ._wire import MAX_CONTENT, BadRecord, decode, encode, writable
 
@@ -132,8 +144,11 @@ class RedisTier:
         entries, leases, tags = self._names.patterns(namespace)
         count = await self._unlink_matching(entries)
         await self._unlink_matching(leases)
-        await self._unlink_matching(tags)
-        await self._link.unlink([self._names.index(namespace)])
+        # The books stay as long as what is in them: something may be set meanwhile.
+        await self._prune(self._names.index(namespace))
+        async for books in self._link.scan(tags, BATCH):
+            for members in books:
+                await self._prune(members)
         await self._say(namespace, b"c", b"", b"")
         return count
 
@@ -310,6 +325,8 @@ class RedisTier:
         token = "" if token == GIVEN else token
         news = [places.names[0], self._names.sealed(slot), self._writer]
         args = [mode, token, since, record, self._life(entry), *news, self._max_entries]
+        older = () if self._link.clustered else places.older
+        args += [len(older), *older]
         return Call(FILL, keys, [*args, *self._log_names(namespace, places, entry)])
 
     def _book_keys(self, namespace: str, entry: Entry) -> list[bytes]:
@@ -332,7 +349,8 @@ class RedisTier:
             return False
         entry, (slot, token, since), unconditional = write
         namespace, places = slot.partition(":")[0], self._names.places(slot)
-        kind = "" if reply == 1 else "d" if unconditional else "s"
+        older = await self._link.unlink(places.older)
+        kind = "d" if unconditional else "s" if reply == 2 or older else ""
         args = [places.entry, self._life(entry), self._max_entries, kind, *call.args[5:8]]
         names = self._log_names(namespace, places, entry)
         since = "" if unconditional else since
@@ -406,6 +424,29 @@ class RedisTier:
         async for keys in self._link.scan(pattern, BATCH):
             count += await self._link.unlink(keys)
         return count
+
+    async def _prune(self, members: bytes) -> None:
+        """Strike out of a book the entries that are gone."""
+        at, seen = 0, BATCH
+        while seen >= BATCH:
+            async with asyncio.timeout(self.timeout):
+                if self._link.clustered:
+                    seen, gone = await self._prune_some(members, at)
+                else:
+                    seen, gone = await self._link.run(Call(PRUNE, [members], [at, BATCH]))
+            at += seen - gone
+
+    async def _prune_some(self, members: bytes, at: int) -> tuple[int, int]:
+        """On a cluster the entries are elsewhere: one that was set anew has another score."""
+        found = await self._link.command("ZRANGE", members, at, at + BATCH - 1, "WITHSCORES")
+        if found and not isinstance(found[0], (list, tuple)):  # so it is in RESP 2
+            found = list(zip(found[::2], found[1::2], strict=True))
+        pairs = [(key, score) for key, score in found]
+        there = await asyncio.gather(*[self._link.command("EXISTS", key) for key, _ in pairs])
+        gone = [pair for pair, exists in zip(pairs, there, strict=True) if not exists]
+        args = [part for pair in gone for part in pair]
+        struck: int = await self._link.run(Call(STRIKE, [members], args)) if gone else 0
+        return len(pairs), struck
 
     # Clocks
 
