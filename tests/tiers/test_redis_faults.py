@@ -479,6 +479,17 @@ async def test_a_cluster_forgets(clustered: Any, other: PromptCache, way: str, c
     await callers.cache.aclose()
 
 
+async def test_a_cluster_keeps_odd_keys(clustered: Any, other: PromptCache, caplog: Any) -> None:
+    callers = Callers(RedisTier(clustered, timeout=5), caplog)
+    for key in ["", "%", "}", "{", "{}", "a:b", "\ud800", "\n"]:
+        await callers.ask(key)
+        assert await other.get(key) == {"answer to": key}
+        assert await other.delete(key) == 1
+        assert await other.get(key) is None
+    assert callers.failures == other.stats.errors == 0
+    await callers.cache.aclose()
+
+
 async def test_a_cluster_is_bounded(clustered: Any, other: PromptCache, caplog: Any) -> None:
     callers = Callers(RedisTier(clustered, timeout=5, max_entries=50), caplog)
     for at in range(0, 300, 10):
