@@ -117,7 +117,7 @@ class RedisTier:
     async def set(self, entries: Mapping[str, Entry]) -> None:
         """See `Tier.set`. What is written at the same moment is one pipeline."""
         writes = [_Write(entry, Lease(slot, "", ""), True) for slot, entry in entries.items()]
-        await asyncio.gather(*[self._writes.do(write) for write in writes])
+        await asyncio.gather(*[self._store(write) for write in writes])
 
     async def delete(self, slots: Sequence[str]) -> builtins.set[str]:
         """See `Tier.delete`."""
@@ -173,9 +173,9 @@ class RedisTier:
         by_slot = dict(zip(wanted, claims, strict=True))
         return [by_slot[s] if s in by_slot else Claim(known[s], b"older") for s in slots]
 
-    async def fill(self, entries: Sequence[tuple[Entry, Lease]]) -> Sequence[bool]:
+    async def fill(self, entries: Sequence[tuple[Entry, Lease]]) -> Sequence[bool | None]:
         """See `SharedTier.fill`."""
-        return await asyncio.gather(*[self._writes.do(_Write(*filled)) for filled in entries])
+        return await asyncio.gather(*[self._store(_Write(*filled)) for filled in entries])
 
     async def release(self, leases: Sequence[Lease]) -> None:
         """See `SharedTier.release`."""
@@ -275,9 +275,16 @@ class RedisTier:
 
     # Writing
 
+    async def _store(self, write: _Write) -> bool | None:
+        """None for what would not be read again: the slot is emptied, as it has a newer value."""
+        if self._writable(write):
+            return await self._writes.do(write)
+        await self._drops.do(write.lease.slot)
+        return None
+
     async def _write(self, writes: list[_Write]) -> list[bool]:
         offset = await self._clock_offset()
-        live = [write for write in writes if self._writable(write)]
+        live = [write for write in writes if write.entry.expires_at > self._now()]
         calls = [self._fill_call(write, offset) for write in live]
         replies = await self._link.run_all(calls)
         if self._link.clustered:
@@ -288,14 +295,15 @@ class RedisTier:
         return [stored.get(id(write), False) for write in writes]
 
     def _writable(self, write: _Write) -> bool:
-        """Neither over already, nor larger than what is read again."""
-        small = writable(write.entry)
-        if not small and self._context is not None:
+        """Can it be read again?"""
+        fits = writable(write.entry)
+        if not fits and self._context is not None:
             error = ValueError(
-                f"more than {MAX_CONTENT} bytes, or many tags, are not kept in Redis"
+                f"more than {MAX_CONTENT} bytes, many tags, or text that is no Unicode in one, "
+                "are not kept in Redis"
             )
             self._context.notify("error", write.lease.slot, None, error)
-        return small and write.entry.expires_at > self._now()
+        return fits
 
     def _fill_call(self, write: _Write, offset: float) -> Call:
         entry, (slot, token, since), unconditional = write
