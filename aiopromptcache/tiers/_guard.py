@@ -200,8 +200,11 @@ class Guard:
     async def delete(self, slots: Sequence[str]) -> builtins.set[str]:
         """See `Tier.delete`."""
         self._backlog.drop(slots)
+        timeout = self._bulk if len(slots) > CATCH_UP else None  # its steps have the usual one
         try:
-            return await self._attempt(self._writes, lambda: self.tier.delete(slots))
+            return await self._attempt(
+                self._writes, lambda: self.tier.delete(slots), timeout=timeout
+            )
         except _Out:
             self._miss({slot: Missed(None, self.right(slot)) for slot in slots})
             return set()

@@ -54,7 +54,8 @@ class RedisTier:
 
     name = "redis"
     bulk_timeout = 60.0
-    """Seconds that `clear` and `invalidate` may take; each of their steps has the `timeout`."""
+    """Seconds that `clear`, `invalidate` and a `delete` of many keys may take; each of their steps
+    has the `timeout`."""
 
     def __init__(
         self,

@@ -216,6 +216,17 @@ async def test_bytes_that_are_no_record_are_a_miss_and_an_event(
     assert [event.kind for event in events if event.kind == "error"] == ["error"]
 
 
+async def test_many_keys_are_deleted_in_as_many_steps_as_it_takes(url: str) -> None:
+    keys = [f"key {number}" for number in range(30_000)]  # far more than one timeout is enough for
+    async with PromptCache(RedisTier(url, timeout=5)) as other:
+        await asyncio.gather(*[other.set(key, 1) for key in (*keys[:500], "kept")])
+        async with PromptCache(RedisTier(url, timeout=0.2)) as cache:
+            assert await cache.delete(*keys) == 500
+            assert cache.stats.errors == 0
+        assert await other.get("kept") == 1
+        assert await other.get(keys[0]) is None
+
+
 TAGS = {"large": [], "many tags": [str(n) for n in range(6_000)], "no unicode": ["\ud800"]}
 
 
