@@ -293,6 +293,10 @@ class RedisTier:
                 *[self._book(w, c, r) for w, c, r in zip(live, calls, replies, strict=True)]
             )
         stored = {id(write): bool(reply) for write, reply in zip(live, replies, strict=True)}
+        if self._cipher is not None and self._cipher.rotating:
+            slots = [write.lease.slot for write in live if stored[id(write)]]
+            # They would be back when the newer ones are over.
+            await self._link.unlink([k for s in slots for k in self._names.places(s).older])
         return [stored.get(id(write), False) for write in writes]
 
     def _writable(self, write: _Write) -> bool:

@@ -227,6 +227,18 @@ async def test_many_keys_are_deleted_in_as_many_steps_as_it_takes(url: str) -> N
         assert await other.get(keys[0]) is None
 
 
+async def test_what_replaces_a_record_under_an_older_key_leaves_none(
+    url: str, raw: redis.asyncio.Redis
+) -> None:
+    async with PromptCache(RedisTier(url, encryption_key=KEY)) as cache:
+        await cache.set("key", "older", ttl=None)
+        await cache.set("untouched", "older", ttl=None)
+    async with PromptCache(RedisTier(url, encryption_key=[OTHER, KEY])) as cache:
+        await cache.set("key", "newer")
+        assert await cache.get("key") == "newer"
+        assert await count(raw) == 2
+
+
 TAGS = {"large": [], "many tags": [str(n) for n in range(6_000)], "no unicode": ["\ud800"]}
 
 
