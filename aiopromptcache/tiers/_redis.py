@@ -21,7 +21,7 @@ from ._names import Names, Places
 from ._wire import MAX_CONTENT, BadRecord, decode, encode, writable
 
 BATCH = 1_000
-"""Keys that `clear` and `invalidate` handle at once."""
+"""Keys that `clear`, `invalidate` and `delete` handle at once."""
 CLOCK_SECONDS = 60.0
 """How often the server's clock is read again."""
 MARK = 24
@@ -122,8 +122,12 @@ class RedisTier:
 
     async def delete(self, slots: Sequence[str]) -> builtins.set[str]:
         """See `Tier.delete`."""
-        removed = await asyncio.gather(*[self._drops.do(slot) for slot in slots])
-        return {slot for slot, there in zip(slots, removed, strict=True) if there}
+        removed: builtins.set[str] = set()
+        for at in range(0, len(slots), BATCH):
+            some = slots[at : at + BATCH]
+            there = await asyncio.gather(*[self._drops.do(slot) for slot in some])
+            removed.update(slot for slot, was in zip(some, there, strict=True) if was)
+        return removed
 
     async def clear(self, namespace: str) -> int:
         """See `Tier.clear`. Scans in batches; other namespaces are not touched."""
@@ -134,7 +138,7 @@ class RedisTier:
         count = await self._unlink_matching(entries)
         await self._unlink_matching(leases)
         await self._unlink_matching(tags)
-        await self._link.unlink([self._names.index(namespace)])
+        await self._unlink([self._names.index(namespace)])
         await self._say(namespace, b"c", b"", b"")
         return count
 
@@ -401,10 +405,10 @@ class RedisTier:
     async def _empty_slowly(self, namespace: str, members: bytes, news: list[Any]) -> int:
         total = 0
         await self._say(namespace, b"t", *news[:2])
-        while keys := await self._link.command("ZRANGE", members, 0, BATCH - 1):
-            total += await self._link.unlink(keys)
-            await self._link.command("ZREM", members, *keys)
-            await self._link.command("ZREM", self._names.index(namespace), *keys)
+        while keys := await self._step("ZRANGE", members, 0, BATCH - 1):
+            total += await self._unlink(keys)
+            await self._step("ZREM", members, *keys)
+            await self._step("ZREM", self._names.index(namespace), *keys)
         if news[3]:
             await self._say(namespace, b"t", *news[:2])
         return total
@@ -417,7 +421,19 @@ class RedisTier:
     async def _unlink_matching(self, pattern: bytes) -> int:
         count = 0
         async for keys in self._link.scan(pattern, BATCH):
-            count += await self._link.unlink(keys)
+            count += await self._unlink(keys)
+        return count
+
+    async def _step(self, *command: Any) -> Any:
+        async with asyncio.timeout(self.timeout):
+            return await self._link.command(*command)
+
+    async def _unlink(self, keys: Sequence[bytes]) -> int:
+        """One step of many; on a cluster each key is a command."""
+        count, step = 0, 100 if self._link.clustered else BATCH
+        for at in range(0, len(keys), step):
+            async with asyncio.timeout(self.timeout):
+                count += await self._link.unlink(keys[at : at + step])
         return count
 
     # Clocks

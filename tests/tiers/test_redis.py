@@ -217,10 +217,10 @@ async def test_bytes_that_are_no_record_are_a_miss_and_an_event(
 
 
 async def test_many_keys_are_deleted_in_as_many_steps_as_it_takes(url: str) -> None:
-    keys = [f"key {number}" for number in range(30_000)]  # far more than one timeout is enough for
+    keys = [f"key {number}" for number in range(4_000)]  # more than one timeout is enough for
     async with PromptCache(RedisTier(url, timeout=5)) as other:
         await asyncio.gather(*[other.set(key, 1) for key in (*keys[:500], "kept")])
-        async with PromptCache(RedisTier(url, timeout=0.2)) as cache:
+        async with PromptCache(RedisTier(url, timeout=0.25)) as cache:
             assert await cache.delete(*keys) == 500
             assert cache.stats.errors == 0
         assert await other.get("kept") == 1

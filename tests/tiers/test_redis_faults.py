@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -41,6 +41,7 @@ from servers import Cluster, Sentinels, Server, wait_for
 
 from aiopromptcache import MemoryTier, PromptCache, RedisTier, cache_status
 from aiopromptcache.testing import OpenAIServer, TCPProxy
+from aiopromptcache.tiers._link import Link
 
 pytestmark = pytest.mark.anyio
 
@@ -290,6 +291,31 @@ async def test_closing_does_not_wait_for_an_outage(
             await callers.ask("meanwhile")
             async with asyncio.timeout(1.0 + 2 * TIMEOUT + MARGIN):
                 await callers.cache.aclose()
+
+
+@only_valkey
+async def test_a_clear_that_is_cut_off_in_the_middle_does_not_wait(
+    place: Place, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callers = Callers(tier_of(place), caplog)
+    await callers.ask("before")
+    unlink = Link.unlink
+
+    async def silenced(self: Link, keys: Sequence[bytes]) -> int:
+        place.proxy.black_hole()
+        return await unlink(self, keys)
+
+    monkeypatch.setattr(Link, "unlink", silenced)
+    async with asyncio.timeout(TIMEOUT + MARGIN):
+        assert await callers.cache.clear() == 0
+    monkeypatch.undo()
+    place.proxy.pass_through()
+
+    async def empty() -> bool:
+        return entries(place.server) == 0
+
+    await eventually("the clearing", empty, BACK_WITHIN)
+    await callers.cache.aclose()
 
 
 @pytest.mark.parametrize("handed_in", [False, True], ids=["url", "client"])
