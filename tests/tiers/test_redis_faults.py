@@ -40,7 +40,9 @@ from redis.asyncio.sentinel import Sentinel
 from servers import Cluster, Sentinels, Server, wait_for
 
 from aiopromptcache import MemoryTier, PromptCache, RedisTier, cache_status
+from aiopromptcache._entry import Entry
 from aiopromptcache.testing import OpenAIServer, TCPProxy
+from aiopromptcache.tiers._base import Lease
 from aiopromptcache.tiers._link import Link
 
 pytestmark = pytest.mark.anyio
@@ -388,6 +390,71 @@ async def test_much_that_waits_does_not_keep_the_tier_out(place: Place, caplog: 
     async with PromptCache(RedisTier(place.server.url, timeout=5)) as other:
         newest = [await other.get(f"large {number}") for number in range(200, 1_200)]
     assert None not in newest, "the newest thousand are kept"
+    await callers.cache.aclose()
+
+
+@only_valkey
+async def test_one_that_is_never_written_does_not_keep_the_others_out(
+    place: Place, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = tier_of(place)
+    fill = tier.fill
+
+    async def picky(filled: Sequence[tuple[Entry, Lease]]) -> Sequence[bool | None]:
+        if any(lease.slot.endswith(":bad") for _, lease in filled):
+            raise TypeError("not this one")
+        return await fill(filled)
+
+    monkeypatch.setattr(tier, "fill", picky)
+    callers = Callers(tier, caplog)
+    await callers.ask("before")
+    await callers.cache.set("bad", "older")
+    with black_hole(place):
+        while not await callers.open():
+            await callers.ask()
+        for key in ["first", "bad", *[str(number) for number in range(200)]]:
+            await callers.cache.set(key, 1)
+    async with PromptCache(RedisTier(place.server.url, timeout=5)) as other:
+
+        async def written() -> bool:
+            keys = ["first", *[str(number) for number in range(200)]]
+            return all([await other.get(key) for key in keys])
+
+        await eventually("the writing of the others", written, 2 * BACK_WITHIN)
+
+        async def gone() -> bool:
+            return await other.get("bad") is None
+
+        await eventually("the end of the older value", gone, 2 * BACK_WITHIN)
+        await eventually("the return", lambda: closed(callers), BACK_WITHIN)
+        await callers.ask("now")
+        assert await other.get("now") == {"answer to": "now"}
+    await callers.cache.aclose()
+
+
+async def closed(callers: Callers) -> bool:
+    """Has the cache said that the tier is back?"""
+    return len(callers.lines) == 2
+
+
+@only_valkey
+async def test_what_is_too_large_to_wait_does_not_push_out_the_rest(
+    place: Place, caplog: Any
+) -> None:
+    callers = Callers(tier_of(place), caplog)
+    await callers.ask("before")
+    await callers.cache.set("large", "older")
+    with refused(place):
+        while not await callers.open():
+            await callers.ask()
+        await callers.cache.set("small", 1)
+        await callers.cache.set("large", bytes(65 * 2**20))
+    async with PromptCache(RedisTier(place.server.url, timeout=5)) as other:
+
+        async def written() -> bool:
+            return await other.get("small") == 1 and await other.get("large") is None
+
+        await eventually("the writing", written, 2 * BACK_WITHIN)
     await callers.cache.aclose()
 
 
