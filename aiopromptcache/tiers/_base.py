@@ -146,8 +146,11 @@ class SharedTier(Tier, Protocol):
         """
         ...
 
-    async def fill(self, entries: Sequence[tuple[Entry, Lease]]) -> Sequence[bool]:
-        """Store what leases were taken for; False where something overtook one."""
+    async def fill(self, entries: Sequence[tuple[Entry, Lease]]) -> Sequence[bool | None]:
+        """Store what leases were taken for; False where something overtook one.
+
+        None for what the tier cannot keep: then the lease is free, and the slot empty.
+        """
         ...
 
     async def release(self, leases: Sequence[Lease]) -> None:

@@ -40,7 +40,7 @@ class Call(NamedTuple):
     @property
     def short(self) -> list[Any]:
         """The command for a server that knows the script."""
-        return [b"EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args]
+        return ["EVALSHA", self.script.sha, len(self.keys), *self.keys, *self.args]
 
     @property
     def whole(self) -> list[Any]:

@@ -97,8 +97,8 @@ def _bytes(text: str) -> bytes:
 
 
 def _unbraced(key: str) -> bytes:
-    """A cluster would take the first "}" for the end."""
-    return _bytes(key.replace("%", "%25").replace("}", "%7D"))
+    """A cluster would take the first "}" for the end, and heeds no braces with nothing in them."""
+    return _bytes(key.replace("%", "%25").replace("}", "%7D")) or b"%"
 
 
 def _literal(pattern: bytes) -> bytes:

@@ -57,10 +57,21 @@ def encode(entry: Entry, *, offset: float, compress_over: int | None) -> bytes:
 
 
 def writable(entry: Entry) -> bool:
-    """Is it small enough to be read again?"""
+    """Is it small enough to be read again, and are its labels Unicode (no lone surrogates)?"""
     labels = sum([6 * len(label) + 3 for label in (*entry.tags, entry.model or "")])
     content = len(entry.payload) + len(entry.head or b"")
-    return content <= MAX_CONTENT and labels < MAX_HEADER // 2
+    return (
+        content <= MAX_CONTENT
+        and labels < MAX_HEADER // 2
+        and all(map(_is_unicode, (*entry.tags, entry.model or "")))
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def decode(record: bytes, *, offset: float) -> Entry:
