@@ -211,7 +211,7 @@ class Engine:
         now = self.clock()
         verdict = decide(entry, ask.policy, now)
         if ask.seen is not None:
-            return verdict is Verdict.FRESH and _replaces(entry, ask.seen)
+            return verdict is Verdict.FRESH and replaces(entry, ask.seen)
         if not self._good(verdict, ask.slot):
             ask.fwd = refused_as(entry, now)
             return False
@@ -527,7 +527,7 @@ class Engine:
                 await self.ledger.events.drain()
 
 
-def _replaces(entry: Entry, seen: Entry) -> bool:
+def replaces(entry: Entry, seen: Entry) -> bool:
     """Is an entry another and a newer one? Ages that come from elsewhere are not exact."""
     tolerance = min(1.0, (seen.ttl or 0.0) / 2)
     return entry.stored_at > seen.stored_at + tolerance
