@@ -133,6 +133,8 @@ class Batches:
         load: Callable[[Sequence[str]], Awaitable[Fetched]],
     ) -> Fetched:
         engine = self._engine
+        if keeps(ask.policy):
+            await engine.storage.attend()
         fetched, took = await engine.paid(ask, lambda: load(slots))
         fetched = fetched._replace(asked=frozenset(slots))
         flight.kept = True

@@ -273,6 +273,11 @@ class Storage:
         shared = self.shared.guard if self.shared is not None else None
         return [guard for guard in self.remote if guard is not shared]
 
+    async def attend(self) -> None:
+        """Hear from now on what overtakes that which is stored without a lease."""
+        if self.shared is not None:
+            await self.shared.listening()
+
     async def alone(
         self, slots: Sequence[str], replaced: Callable[[str, Entry], bool]
     ) -> tuple[list[str], list[Lease]]:

@@ -12,7 +12,7 @@ import pytest
 from openai import AsyncOpenAI
 from together import team, wait_until
 
-from aiopromptcache import PromptCache, cache_status
+from aiopromptcache import PromptCache, RedisTier, cache_status
 from aiopromptcache.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
@@ -98,6 +98,17 @@ async def test_each_item_is_refreshed_once_and_that_counts_for_all(
             assert (hit(answer), vectors(answer)) == ((True, False), [2, 2, 3])
         assert sum(cache.stats.refreshes for cache in caches) == 2
         assert sum(cache.stats.upstream_calls for cache in caches) == 3 + 1  # and the team's own
+
+
+async def test_without_a_memory_tier_items_are_stored_again_and_again(
+    url: str, plain: AsyncOpenAI, upstream: Upstream, clock: VirtualClock
+) -> None:
+    async with PromptCache(RedisTier(url), clock=clock) as cache:
+        for number in range(1, 4):
+            assert vectors(await embed(cache, plain, "a")) == [number]
+            answer = await embed(cache, plain, "a")
+            assert (hit(answer), vectors(answer)) == ((True, False), [number])
+            await cache.clear()
 
 
 async def test_a_refresh_that_fails_is_left_to_others(
