@@ -235,6 +235,25 @@ async def test_streams_are_played_while_a_new_one_is_recorded(
     assert server.calls == 2
 
 
+async def test_a_stream_under_way_is_refresh_enough(
+    server: OpenAIServer, connect: Callable[..., AsyncOpenAI], clock: VirtualClock
+) -> None:
+    cache = PromptCache(policy=BOTH, clock=clock)
+    client = cache.wrap(connect())
+    await ask_stream(client)
+    clock.advance(110)
+    server.hold()
+    task = asyncio.create_task(ask_stream(client, extra_headers={"Cache-Control": "max-stale=0"}))
+    await server.wait_calls(2)
+    assert status_of(await ask_stream(client)).stale
+    await quiet()
+    assert len(cache._engine.refreshes._tasks) == 0
+    server.release()
+    assert status_of(await task).stored
+    assert status_of(await ask_stream(client)).age == 0.0
+    assert server.calls == 2
+
+
 async def test_a_stale_answer_of_a_remote_tier(
     server: OpenAIServer, connect: Callable[..., AsyncOpenAI], clock: VirtualClock
 ) -> None:
