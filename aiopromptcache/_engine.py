@@ -211,7 +211,7 @@ class Engine:
         now = self.clock()
         verdict = decide(entry, ask.policy, now)
         if ask.seen is not None:
-            return verdict is Verdict.FRESH and _replaces(entry, ask.seen)
+            return verdict is Verdict.FRESH and replaces(entry, ask.seen)
         if not self._good(verdict, ask.slot):
             ask.fwd = refused_as(entry, now)
             return False
@@ -304,7 +304,7 @@ class Engine:
             self.ledger.count_request(leader=False)
             raise
         if isinstance(landed, Reader):
-            return self._coming(ask, landed)
+            return await self._begun(ask, landed)
         if not ask.accepts(landed.entry):
             return None  # another caller wanted another type
         if landed.tier is not None and not landed.waited:
@@ -332,8 +332,24 @@ class Engine:
             self.ledger.count_request(leader=True)
             raise
         if isinstance(landed, Reader):
-            return self._coming(ask, landed)
+            return await self._begun(ask, landed)
         return self.answered(ask, landed, leader=True)
+
+    async def _begun(self, ask: Ask, reader: Reader) -> Answer:
+        """What a stream is bringing. Where there is an old answer for errors, the upstream has
+        until its first item to fail.
+        """
+        if ask.policy.stale_if_error and ask.fwd == "stale":
+            try:
+                error = await reader.begins()
+                answer = None if error is None else await self.rescue(ask, error)
+            except BaseException:
+                reader.leave()
+                raise
+            if answer is not None:
+                reader.leave()
+                return answer
+        return self._coming(ask, reader)
 
     async def rescue(self, ask: Ask, error: Exception) -> Answer | None:
         """The old answer in place of an upstream's failure, where stale_if_error allows it.
@@ -527,7 +543,7 @@ class Engine:
                 await self.ledger.events.drain()
 
 
-def _replaces(entry: Entry, seen: Entry) -> bool:
+def replaces(entry: Entry, seen: Entry) -> bool:
     """Is an entry another and a newer one? Ages that come from elsewhere are not exact."""
     tolerance = min(1.0, (seen.ttl or 0.0) / 2)
     return entry.stored_at > seen.stored_at + tolerance

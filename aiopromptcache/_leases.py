@@ -28,6 +28,8 @@ RECONNECT_SECONDS = 0.2
 """Pause between attempts to listen; the first follows at once."""
 GRACE_SECONDS = 0.01
 """How long after the end of another's lease it is claimed."""
+REFRESH = "/refresh"
+"""After a slot: the lease to refresh it. There is never a record, so one claim serves for many."""
 SPARE_SECONDS = 1.0
 """How long a lease may wait for the call that it was claimed for."""
 
@@ -206,6 +208,38 @@ class Coordinator:
         if lease is not None and lease in self._held:
             self._held.discard(lease)
             self._spawn(self.guard.give_back([lease]))
+
+    # Refreshes of many slots
+
+    async def alone(self, slots: Sequence[str]) -> tuple[list[str], list[Lease]]:
+        """The slots that no other process is refreshing now, and the leases that keep it so."""
+        await self.listening()
+        names = {slot + REFRESH: slot for slot in slots}
+
+        async def claim() -> tuple[list[str], list[Lease]]:
+            claims = await self.guard.claim(list(names))
+            leases = [c.lease for c in claims.values() if c.lease is not None]
+            for lease in leases:
+                self._hold(lease)
+            others = {names[name] for name, claim in claims.items() if claim.lease is None}
+            return [slot for slot in slots if slot not in others], leases
+
+        task = self._spawn(claim())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._left_alone)
+            raise
+
+    def _left_alone(self, task: asyncio.Task[tuple[list[str], list[Lease]]]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self.give_back_all(task.result()[1])
+
+    def give_back_all(self, leases: Sequence[Lease]) -> None:
+        """Like `give_back` for many."""
+        if mine := [lease for lease in leases if lease in self._held]:
+            self._held.difference_update(mine)
+            self._spawn(self.guard.give_back(mine))
 
     # News
 

@@ -273,6 +273,33 @@ class Storage:
         shared = self.shared.guard if self.shared is not None else None
         return [guard for guard in self.remote if guard is not shared]
 
+    async def attend(self) -> None:
+        """Hear from now on what overtakes that which is stored without a lease."""
+        if self.shared is not None:
+            await self.shared.listening()
+
+    async def alone(
+        self, slots: Sequence[str], replaced: Callable[[str, Entry], bool]
+    ) -> tuple[list[str], list[Lease]]:
+        """What of these slots is still to be refreshed, and by no other process; until
+        `give_back_all` they leave it to us.
+        """
+        if self.shared is None:
+            return list(slots), []
+        mine, leases = await self.shared.alone(slots)
+        try:
+            found = await self.look_many(mine) if mine else {}
+        except BaseException:
+            self.give_back_all(leases)
+            raise
+        rest = [s for s in mine if s not in found or not replaced(s, found[s].entry)]
+        return rest, leases
+
+    def give_back_all(self, leases: Sequence[Lease]) -> None:
+        """What `alone` gave is needed no more."""
+        if self.shared is not None:
+            self.shared.give_back_all(leases)
+
     def give_back(self, lease: Lease | None) -> None:
         """A flight ends without an answer to store."""
         if self.shared is not None:

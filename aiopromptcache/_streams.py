@@ -171,6 +171,19 @@ class Reader:
         self.patience = None
         return self._live.opened
 
+    async def begins(self) -> Exception | None:
+        """Wait for the first item; gives what ended the stream before it, or this wait."""
+        try:
+            while not self._live.end and not self._flight.done:
+                await self._changed()
+            if not self._live.end:
+                self._flight.outcome(leader=self.leader)
+        except FlightLost:
+            pass
+        except Exception as error:
+            return error
+        return None
+
     def take(self) -> bytes | None:
         """The next item if it is there already."""
         live, cursor = self._live, self._cursor

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from .._batches import Batch, Fetched
-from .._engine import Answer, Ask, Engine, Landed
+from .._engine import Answer, Ask, Engine, Landed, replaces
 from .._entry import Entry, Kind, Usage
 from .._errors import NotCached
 from .._flights import FlightLost, OutOfPatience
@@ -233,7 +233,7 @@ class Gathering:
         return self._engine.batches.start(
             self._ask,
             slots,
-            lambda: self._load(None if every else slots),
+            lambda slots: self._load(None if every else slots),
             instead=self._whole if every else None,
             shared=not policy.no_cache and not policy.no_store,
         )
@@ -353,16 +353,23 @@ class Gathering:
         ]
         if not slots or ask.policy.only_if_cached:
             return
-        batch = engine.batches.start(ask, slots, lambda: self._load(slots))
+        seen = {slot: self._found[slot].entry for slot in slots}
+
+        def replaced(slot: str, entry: Entry) -> bool:
+            fresh = decide(entry, ask.policy, engine.clock()) is Verdict.FRESH
+            return fresh and replaces(entry, seen[slot])
+
+        batch = engine.batches.start(ask, slots, self._load, replaced=replaced)
         engine.refreshes.watch(
             batch.flight, ask, slots, lambda fetched: self._refreshed(slots, fetched)
         )
 
     def _refreshed(self, slots: list[str], fetched: Fetched) -> None:
         engine = self._engine
-        engine.stats.refreshes += 1
-        engine.tell("refresh", self._ask)
-        for slot in slots:
+        if fetched.asked:
+            engine.stats.refreshes += 1
+            engine.tell("refresh", self._ask)
+        for slot in slots:  # what another process is refreshing is not asked about again at once
             if slot not in fetched.stored:
                 engine.refreshes.failures.note(slot, outage=False)
 
