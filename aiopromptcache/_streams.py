@@ -41,6 +41,8 @@ class Live:
         self.size = 0
         self.limit = LIMIT
         self.overflowed = False
+        self.borrowed = False
+        """True where another process reads the upstream, and this one follows it."""
         self.complete = False
         """True once all that matters has come: from then on nobody's leaving undoes it."""
         self.cursors: set[Cursor] = set()
@@ -145,13 +147,18 @@ class Reader:
         self._cursor = Cursor()
         self._live.cursors.add(self._cursor)
         self._present: Future | None = flights.enter(flight)
-        self.leader = leader
+        self._leads = leader
         self.closed = False
         self.patience: float | None = None
         """Seconds without anything new after which this consumer gives up."""
         self.view: Callable[[int, bytes], bytes] | None = None
         self.on_end: Callable[[Any, bool], None] | None = None
         """Told once what the flight brought (None: nothing yet), and whether all was read."""
+
+    @property
+    def leader(self) -> bool:
+        """Is what this consumer reads its own call's answer?"""
+        return self._leads and not self._live.borrowed
 
     @property
     def head(self) -> Any:
@@ -213,7 +220,7 @@ class Reader:
 
     def _end(self) -> None:
         try:
-            landed = self._flight.outcome(leader=self.leader)
+            landed = self._flight.outcome(leader=self._leads)
         except FlightLost:
             raise StreamBroken("what read the upstream for all was cancelled") from None
         finally:

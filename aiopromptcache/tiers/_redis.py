@@ -18,6 +18,7 @@ from ._batch import Batcher
 from ._crypt import Cipher
 from ._lua import BOOK, CLAIM, DROP, FILL, INVALIDATE, RELEASE, RENEW, SAY, Call
 from ._names import Names, Places
+from ._relay import RedisRelay
 from ._wire import MAX_CONTENT, BadRecord, decode, encode, writable
 
 BATCH = 1_000
@@ -85,6 +86,8 @@ class RedisTier:
         self._attached: list[str] = []
         self._writer = secrets.token_hex(8)
         self._tokens = itertools.count()
+        self.relay = RedisRelay(self._link, self._names, self._cipher, self._writer)
+        """Passes on streams that are still coming; see `RelayTier`."""
         self._writes: Batcher[_Write, bool] = Batcher(self._write, self.timeout)
         self._drops: Batcher[str, bool] = Batcher(self._drop, self.timeout)
         self._offset: float = 0.0
@@ -174,20 +177,21 @@ class RedisTier:
         """See `SharedTier.fill`."""
         return await asyncio.gather(*[self._writes.do(_Write(*filled)) for filled in entries])
 
-    async def release(self, leases: Sequence[Lease]) -> None:
+    async def release(self, leases: Sequence[Lease], *, shareable: bool = True) -> None:
         """See `SharedTier.release`."""
+        kind = b"r" if shareable else b"n"
         calls: list[Call] = []
         said: list[tuple[str, bytes, bytes]] = []
         for lease in leases:
             namespace, places = lease.slot.partition(":")[0], self._names.places(lease.slot)
             name, sealed = places.names[0], self._names.sealed(lease.slot)
             log = [] if self._link.clustered else [self._names.log(namespace)]
-            args = [lease.token, name, sealed, self._writer]
+            args = [lease.token, name, sealed, self._writer, kind]
             calls.append(Call(RELEASE, [places.lease, *log], args))
             said.append((namespace, name, sealed))
         for waited, (namespace, *news) in zip(await self._link.run_all(calls), said, strict=True):
             if waited and self._link.clustered:
-                await self._say(namespace, b"r", *news)
+                await self._say(namespace, kind, *news)
 
     async def renew(self, leases: Sequence[Lease]) -> None:
         """See `SharedTier.renew`."""
