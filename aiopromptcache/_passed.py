@@ -51,7 +51,7 @@ def pack(record: Record) -> bytes:
     flags = 0
     if record.end is not None:
         flags |= _END
-        parts.insert(0, orjson.dumps(record.end))
+        parts.insert(0, _end_bytes(record.end))
     if record.head is not None:
         flags |= _HEAD
         parts.insert(0, record.head)
@@ -88,6 +88,11 @@ def _parts(data: bytes) -> list[bytes]:
             raise Garbled("cut off")
         parts.append(data[place - length : place])
     return parts
+
+
+def _end_bytes(end: End) -> bytes:
+    usage = None if end.usage is None else list(end.usage)
+    return orjson.dumps([end.whole, end.stored, usage, end.why, end.shut])
 
 
 def _end(fields: Any) -> End:
