@@ -18,7 +18,6 @@ from ._batch import Batcher
 from ._crypt import Cipher
 from ._lua import BOOK, CLAIM, DROP, FILL, INVALIDATE, RELEASE, RENEW, SAY, Call
 from ._names import Names, Places
-from ._relay import RedisRelay
 from ._wire import MAX_CONTENT, BadRecord, decode, encode, writable
 
 BATCH = 1_000
@@ -69,6 +68,7 @@ class RedisTier:
         encryption_key: str | bytes | Sequence[str | bytes] | None = None,
     ) -> None:
         from ._link import Link  # takes redis along, for those who use it only
+        from ._relay import RedisRelay
 
         self.timeout = _more_than_zero("timeout", timeout)
         self.lease = _more_than_zero("lease", lease)

@@ -11,9 +11,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import redis.asyncio
 from openai import APIConnectionError, APIError, AsyncOpenAI
 from servers import Server
-from together import leases, team, wait_until
+from together import Worker, leases, team, wait_until, workers
 
 from aiopromptcache import PromptCache, StreamBroken, cache_status
 from aiopromptcache.testing import OpenAIServer, TCPProxy
@@ -99,7 +100,8 @@ async def keys(raw: Any, pattern: str) -> list[bytes]:
 async def test_a_hundred_consumers_each_in_two_caches(
     url: str, raw: Any, upstream: OpenAIServer
 ) -> None:
-    async with clients(url, upstream) as (them, caches):
+    # All share one loop here, which is busy for longer than a call may wait for Redis.
+    async with clients(url, upstream, timeout=5.0) as (them, caches):
         upstream.hold_after(3)
         consumers = [Consumer(client) for client in them for _ in range(100)]
         for consumer in consumers:
@@ -458,6 +460,72 @@ async def test_a_cache_that_is_closed_tells_its_followers(url: str, upstream: Op
         assert "closed" in story(raised.value)
         upstream.release()
         assert (await leader.task).endswith("seven")
+
+
+# Real processes
+
+
+async def chatting(worker: Worker, upstream: OpenAIServer, text: str, consumers: int = 5) -> int:
+    """Let a process read a chat's first chunks; gives the number of the answer to come."""
+    seen = len(worker.of("chunk"))
+    number = worker.tell("chat", base_url=upstream.base_url, text=text, consumers=consumers)
+    await wait_until("chunks in a process", lambda: len(worker.of("chunk")) >= seen + 2, 30)
+    return number
+
+
+async def test_real_processes_share_a_stream(url: str, upstream: OpenAIServer) -> None:
+    async with workers(url, 3) as them:
+        upstream.hold_after(2)
+        numbers = [await chatting(worker, upstream, "a b c d e f", 30) for worker in them]
+        assert upstream.calls == upstream.active == 1
+        upstream.release()
+        answers = [await w.answer(n, 30) for w, n in zip(them, numbers, strict=True)]
+        assert len({text for answer in answers for text in answer["texts"]}) == 1
+        assert upstream.calls == 1
+
+
+async def test_a_killed_leader_is_an_error_in_the_middle_and_no_error_before(
+    url: str, upstream: OpenAIServer
+) -> None:
+    async with workers(url, 3, lease=SHORT) as (leader, amid, early):
+        upstream.hold_after(2)
+        await chatting(leader, upstream, "a b c")
+        number = await chatting(amid, upstream, "a b c")
+        await leader.kill()
+        assert (await amid.answer(number))["error"] == "APIConnectionError"
+        upstream.release()
+        upstream.reset()
+        upstream.hold()
+        amid.tell("chat", base_url=upstream.base_url, text="another")
+        await upstream.wait_active(1)
+        number = early.tell("chat", base_url=upstream.base_url, text="another", consumers=5)
+        await wait_until("a follower", lambda: wanted(url))
+        await amid.kill()
+        await upstream.wait_calls(2)
+        upstream.release()
+        assert len((await early.answer(number))["texts"]) == 1
+        assert upstream.calls == 2
+
+
+async def wanted(url: str) -> bool:
+    async with redis.asyncio.Redis.from_url(url) as client:
+        return bool(await keys(client, "*:w:*"))
+
+
+async def test_a_killed_follower_keeps_no_stream_alive(url: str, upstream: OpenAIServer) -> None:
+    async with workers(url, 1, lease=SHORT) as [follower]:
+        async with clients(url, upstream, 1, lease=SHORT) as ([one], [cache]):
+            upstream.hold_after(2)
+            text = CHAT["messages"][0]["content"]
+            leader = Consumer(one, model="m")
+            await leader.has(2)
+            await chatting(follower, upstream, text)
+            await leader.leave()
+            assert (upstream.calls, upstream.disconnects) == (1, 0)
+            await follower.kill()
+            await upstream.wait_disconnects(1, 10 * SHORT)
+            await all_over(cache)
+            upstream.release()
 
 
 # Encryption
