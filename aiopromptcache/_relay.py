@@ -184,7 +184,7 @@ class _Sender:
             record = self._next()
             if record is None:
                 try:
-                    await self._live.changed(loop, lease / BEATS)
+                    await self._live.changed(loop, lease / BEATS, first=True)
                     continue
                 except OutOfPatience:
                     record = Record(self._cursor.position)

@@ -104,10 +104,15 @@ class Live:
         if self._moved is not None and not self._moved.done():
             self._moved.set_result(None)
 
-    async def changed(self, loop: asyncio.AbstractEventLoop, timeout: float | None) -> None:
-        """Wait for the next `wake`. Raises `OutOfPatience` after `timeout` seconds."""
+    async def changed(
+        self, loop: asyncio.AbstractEventLoop, timeout: float | None, *, first: bool = False
+    ) -> None:
+        """Wait for the next `wake`. Raises `OutOfPatience` after `timeout` seconds.
+
+        Who is `first` looks before the others: it passes on what came to many more.
+        """
         waiter: Future = loop.create_future()
-        self._waiters.append(waiter)
+        self._waiters.insert(0 if first else len(self._waiters), waiter)
         if timeout is None:
             await waiter
             return
