@@ -183,7 +183,7 @@ class Relay(Protocol):
 
     async def want(self, slot: str, reader: str, seconds: float) -> str | None:
         """Be a reader of the stream under the slot's lease for so long; None where there is no
-        lease. The news say so.
+        lease. The news say so of a new one.
         """
         ...
 

@@ -31,7 +31,8 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', string.format('%.0f', now))
 """
 
-# KEYS: readers, lease. ARGV: reader, milliseconds that this counts. Gives the stream, if any.
+# KEYS: readers, lease. ARGV: reader, milliseconds that this counts. Gives the stream, if any, and
+# 1 for who is new to it.
 WANT = Script(
     _NOW
     + """
@@ -39,9 +40,10 @@ local held = redis.call('GET', KEYS[2])
 if not held then return false end
 local stream = string.match(held, '^(.*%.)w?$')  -- waiters leave a "w" on it
 if not stream then return false end
-redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[2]), stream .. ' ' .. ARGV[1])
+local till, reader = string.format('%.0f', now + ARGV[2]), stream .. ' ' .. ARGV[1]
+local new = redis.call('ZADD', KEYS[1], till, reader)
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return stream
+return {stream, new}
 """
 )
 
@@ -80,10 +82,12 @@ class RedisRelay:
     async def want(self, slot: str, reader: str, seconds: float) -> str | None:
         """See `Relay.want`."""
         keys = [self._names.readers(slot), self._names.places(slot).lease]
-        stream = await self._link.run(Call(WANT, keys, [reader, int(seconds * 1_000)]))
-        if stream is None:
+        reply = await self._link.run(Call(WANT, keys, [reader, int(seconds * 1_000)]))
+        if reply is None:
             return None
-        await self._say(b"w", slot)
+        stream, new = reply
+        if new:  # each word in the log is one that fills are checked against
+            await self._say(b"w", slot)
         return str(stream.decode())
 
     async def unwant(self, slot: str, stream: str, reader: str) -> None:

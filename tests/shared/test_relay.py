@@ -609,7 +609,57 @@ async def test_ones_own_stream_that_fails_amid_tells_followers_what_happened(url
             await second
 
 
+async def test_what_a_long_stream_leaves_on_the_server_is_bounded(
+    monkeypatch: pytest.MonkeyPatch, url: str, raw: Any
+) -> None:
+    monkeypatch.setattr("aiopromptcache._streams.LIMIT", 20_000)
+    turn = asyncio.Semaphore(1)
+    longest = 0
+
+    async def items() -> AsyncIterator[Any]:
+        for number in range(200):
+            await turn.acquire()
+            yield [number, "x" * 1_000]
+
+    async def read(cache: PromptCache, got: list[int]) -> None:
+        async for number, _ in cache.stream("key", items):
+            got.append(number)
+
+    async with team(url, 2) as caches:
+        gots: list[list[int]] = [[], []]
+        tasks = [asyncio.ensure_future(read(caches[0], gots[0]))]
+        await wait_until("the beginning", lambda: gots[0])
+        tasks.append(asyncio.ensure_future(read(caches[1], gots[1])))
+        for count in range(1, 200):
+            await wait_until("it elsewhere", lambda n=count: len(gots[1]) == n)
+            longest = max([longest, *[await raw.xlen(key) for key in await keys(raw, "*:v:*")]])
+            turn.release()
+        await asyncio.gather(*tasks)
+        assert gots == [list(range(200))] * 2
+        assert longest <= 20
+        await all_over(*caches)
+        assert await caches[0].get("key") is None
+
+
 # What may not be stored
+
+
+async def test_a_stream_that_may_not_be_stored_is_passed_on_all_the_same(
+    url: str, raw: Any, upstream: OpenAIServer
+) -> None:
+    async with clients(url, upstream) as (them, caches):
+        upstream.finish_reason = "length"
+        upstream.hold_after(2)
+        consumers = [Consumer(them[0])]
+        await consumers[0].has(2)
+        consumers.append(Consumer(them[1]))
+        await consumers[1].has(2)
+        upstream.release()
+        texts = await asyncio.gather(*[c.task for c in consumers])
+        assert len(set(texts)) == upstream.calls == 1
+        await all_over(*caches)
+        key = cache_status(consumers[0].stream).key  # type: ignore[union-attr]
+        assert await keys(raw, f"*:e:*{key}*") == await leases(raw) == []
 
 
 async def test_answers_that_may_not_be_stored_are_not_made_one_after_another(
