@@ -18,9 +18,11 @@ from ._entry import Entry, Kind
 from ._errors import NotCached
 from ._events import Hook
 from ._flights import Flight, FlightLost, Flights, OutOfPatience
+from ._follow import Form
 from ._ledger import Ledger
 from ._policy import Policy, Verdict, decide, due_early, refused_as
 from ._refresh import Refreshes, is_outage
+from ._relay import Relays
 from ._status import LiveStatus
 from ._storage import Found, Storage
 from ._streams import Live, Reader, read_live
@@ -84,6 +86,8 @@ class Ask:
     patience: float | None = None
     live: Live | None = None
     """The stream that `load` fills; then its caller gets a reader as soon as it has begun."""
+    form: Form | None = None
+    """How that stream is passed on to other processes, if it is."""
     leads: str = ""
     """What its flight will bring, as part of its lane."""
     follows: tuple[str, ...] = ("",)
@@ -118,6 +122,7 @@ class Engine:
         self.ledger = Ledger(namespace, hooks, clock)
         self.flights: Flights[Any] = Flights()
         self.storage = Storage(tiers, self.ledger, self.flights)
+        self.relays = Relays(self.flights, self.storage.shared, clock)
         self.refreshes = Refreshes(self.flights, self._fly, self._refreshed, clock)
         self.batches = Batches(self)
         self.clock = clock
@@ -389,14 +394,17 @@ class Engine:
             found, lease = await self._begin(flight, ask)
             if found is not None:
                 return Landed(found.entry, found.tier, waited=found.waited)
+        shareable = True
         try:
+            self.relays.leads(flight, ask, lease)
             loaded = await self._load(ask)
-            flight.kept = True
+            flight.kept, shareable = True, loaded.storable
             stored = False
             if loaded.storable and not ask.policy.no_store:
                 stored = await self.storage.keep(flight, ask.slot, loaded.entry, lease, ask.spent)
         finally:
-            self.storage.give_back(lease)
+            self.relays.over(flight)
+            self.storage.give_back(lease, shareable=shareable)
         if stored:
             self.tell("store", ask, entry=loaded.entry)
         return Landed(loaded.entry, None, stored, loaded.extra)
@@ -409,13 +417,18 @@ class Engine:
             if not (policy.no_cache or ask.looked):
                 found = await self.storage.look(slot, promote=False)
             return found if found is not None and self._lands(ask, found.entry) else None, None
-        begun = await self.storage.begin(
+        begun = await self.relays.begin(
             flight,
-            slot,
-            lambda entry: self._lands(ask, entry),
-            new=policy.no_cache,
-            looked=ask.looked,
-            spent=ask.spent,
+            ask,
+            lambda wait: self.storage.begin(
+                flight,
+                slot,
+                lambda entry: self._lands(ask, entry),
+                new=policy.no_cache,
+                looked=ask.looked,
+                spent=ask.spent,
+                wait=wait,
+            ),
         )
         ask.spent = begun.spent
         return begun.found, begun.lease
@@ -468,9 +481,9 @@ class Engine:
 
         def ended(landed: Landed | None, whole: bool) -> None:
             entry = None if landed is None else landed.entry
-            if landed is not None and landed.stored:
-                ttl = landed.entry.ttl
-                status.arguments = (ask.key, False, None, None, ttl, fwd, not leader, True)
+            if landed is not None and (landed.stored or landed.waited):
+                ttl, stored = landed.entry.ttl, landed.stored
+                status.arguments = (ask.key, False, None, None, ttl, fwd, not leader, stored)
             if leader:
                 if landed is not None and entry is not None:
                     note_paid(stored=landed.stored, usage=entry.usage)
@@ -537,6 +550,7 @@ class Engine:
         """End refreshes, let writes end, tell the hooks, close what the tiers made."""
         await self.refreshes.aclose()
         await self.flights.finish()
+        await self.relays.aclose()
         await self.storage.aclose()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):

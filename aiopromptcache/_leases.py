@@ -32,6 +32,8 @@ REFRESH = "/refresh"
 """After a slot: the lease to refresh it. There is never a record, so one claim serves for many."""
 SPARE_SECONDS = 1.0
 """How long a lease may wait for the call that it was claimed for."""
+_OF_SLOTS = ("stored", "dropped", "released", "unstorable")
+"""News that concern those alone who wait for one slot."""
 
 
 class Obtained(NamedTuple):
@@ -47,16 +49,30 @@ class Obtained(NamedTuple):
     """Seconds that the tier took, waiting for others aside."""
 
 
+Wait = Callable[[asyncio.Event, float], Awaitable[bool]]
+"""Waits for news of a slot, or so many seconds; True where the flight is to wait no more."""
+
+
+async def wait_for_news(woken: asyncio.Event, seconds: float) -> bool:
+    """Wait until the other's lease is over, or filled."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await woken.wait()
+    return False
+
+
 class _Attention:
     """One flight's ear for what happens to its slot."""
 
     def __init__(self) -> None:
         self.woken = asyncio.Event()
         self.overtaken = False
+        self.alone = False
+        """Was what the other brought not to be stored? Then waiting in line helps nobody."""
 
     def reset(self) -> None:
         self.woken.clear()
-        self.overtaken = False
+        self.overtaken = self.alone = False
 
 
 class Coordinator:
@@ -80,11 +96,19 @@ class Coordinator:
         self._tried = asyncio.Event()
         self._pause = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.heard: Callable[[News], None] = lambda news: None
+        """Told who wants to follow what is being read here."""
 
     # Leases
 
     async def obtain(
-        self, slot: str, usable: Callable[[Entry], bool], *, take: bool = False, spent: float = 0.0
+        self,
+        slot: str,
+        usable: Callable[[Entry], bool],
+        *,
+        take: bool = False,
+        spent: float = 0.0,
+        wait: Wait = wait_for_news,
     ) -> Obtained:
         """An entry that is usable, or the lease to make one, waiting for others if need be."""
         loop = asyncio.get_running_loop()
@@ -110,9 +134,8 @@ class Coordinator:
                     past = claim.mark
                     continue
                 waited, spent = True, 0.0  # whoever waits anyway loses nothing by asking again
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(claim.wait + GRACE_SECONDS):
-                        await attention.woken.wait()
+                if await wait(attention.woken, claim.wait + GRACE_SECONDS) or attention.alone:
+                    return Obtained(spent=spent)
 
     async def _claim(self, slot: str, past: bytes, take: bool, spent: float) -> Claim | None:
         if not (past or take) and (spare := self._spare.pop(slot, None)) is not None:
@@ -203,11 +226,14 @@ class Coordinator:
         finally:
             self._held -= {lease for _, lease in kept.values() if lease is not None}
 
-    def give_back(self, lease: Lease | None) -> None:
-        """Nothing will come of this lease: whoever waits may have it. Does not wait itself."""
+    def give_back(self, lease: Lease | None, *, shareable: bool = True) -> None:
+        """Nothing will come of this lease: whoever waits may have it. Does not wait itself.
+
+        Not `shareable`: what others bring will not be stored either, so none need wait for another.
+        """
         if lease is not None and lease in self._held:
             self._held.discard(lease)
-            self._spawn(self.guard.give_back([lease]))
+            self._spawn(self.guard.give_back([lease], shareable=shareable))
 
     # Refreshes of many slots
 
@@ -278,13 +304,20 @@ class Coordinator:
             self._pause = RECONNECT_SECONDS
 
     async def _told(self, news: News) -> None:
+        if news.kind in ("wanted", "unwanted"):
+            self.guard.position = news.position
+            self.heard(news)
+            return
+        if news.kind == "unstorable":
+            for attention in self._attentions(news.name):
+                attention.alone = True
         if not news.own or news.kind == "listening":
             await self._heed(news)
         self.guard.position = news.position
         if news.kind == "listening":
             self._pause = 0.0
             self._tried.set()
-        self._wake(news.name if news.kind in ("stored", "dropped", "released") else None)
+        self._wake(news.name if news.kind in _OF_SLOTS else None)
 
     def overtake(self, slot: str | None) -> None:
         """What is being claimed for a slot (None: for any) may not be its value any more."""

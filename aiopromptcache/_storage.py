@@ -14,7 +14,7 @@ from urllib.parse import quote
 from ._entry import Entry
 from ._errors import ConfigurationError
 from ._flights import Flight, Flights
-from ._leases import Coordinator
+from ._leases import Coordinator, Wait, wait_for_news
 from ._ledger import Ledger
 from ._looks import Looks
 from .tiers._base import Lease, LocalTier, News, SharedTier, Tier, TierContext
@@ -177,14 +177,16 @@ class Storage:
         new: bool = False,
         looked: bool = False,
         spent: float = 0.0,
+        wait: Wait = wait_for_news,
     ) -> Begun:
         """Begin a flight: with an entry that is usable, or else with the lease where there is one.
 
-        `new` asks for no entry; `looked` says that the tiers were asked just now.
+        `new` asks for no entry; `looked` says that the tiers were asked just now; `wait` is how to
+        wait while another process has the lease.
         """
         lease = None
         if self.shared is not None:
-            got = await self.shared.obtain(slot, usable, take=new, spent=spent)
+            got = await self.shared.obtain(slot, usable, take=new, spent=spent, wait=wait)
             lease, spent = got.lease, got.spent
             if got.entry is not None:
                 found = Found(got.entry, self.shared.guard.name, got.waited)
@@ -226,7 +228,7 @@ class Storage:
         """Like `keep` for many slots, with one write for each tier; gives what is stored."""
         for keeping in kept.values():
             if keeping.flight.detached or keeping.entry.ttl == 0:
-                self.give_back(keeping.lease)
+                self.give_back(keeping.lease, shareable=keeping.entry.ttl != 0)
         live = {s: k for s, k in kept.items() if not k.flight.detached and k.entry.ttl != 0}
         for slot, keeping in live.items():
             self._keeping.setdefault(slot, []).append(keeping)
@@ -300,10 +302,10 @@ class Storage:
         if self.shared is not None:
             self.shared.give_back_all(leases)
 
-    def give_back(self, lease: Lease | None) -> None:
-        """A flight ends without an answer to store."""
+    def give_back(self, lease: Lease | None, *, shareable: bool = True) -> None:
+        """A flight ends without an answer to store; not `shareable`: nor will those of others."""
         if self.shared is not None:
-            self.shared.give_back(lease)
+            self.shared.give_back(lease, shareable=shareable)
 
     async def store(self, slot: str, entry: Entry) -> bool:
         """Write one entry to every tier; True where at least one took it."""

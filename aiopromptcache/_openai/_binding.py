@@ -30,6 +30,7 @@ from .._streams import Live
 from ._embeddings import Items, items_of
 from ._endpoints import Body, Endpoint, cacheable, usage_of
 from ._forms import as_plain, as_stream
+from ._live import EventForm
 from ._rebuild import rebuild
 from ._record import is_head, is_json, pack_head, says_json
 from ._scope import Scope, defined_by_sdk
@@ -286,6 +287,7 @@ class Binding:
         seconds = getattr(timeout, "read", timeout)
         patience = None if seconds is None else float(seconds) * tries
         leads, follows = self.lanes(call)
+        usage = leads == WHOLE and call.endpoint.usage_on_demand
         return Ask(
             key=call.key,
             slot=call.slot,
@@ -293,6 +295,7 @@ class Binding:
             load=load,
             accepts=lambda entry: self.form(call, entry) is not None,
             live=live,
+            form=None if live is None else EventForm(usage=usage),
             leads=leads,
             follows=follows,
             patience=patience,

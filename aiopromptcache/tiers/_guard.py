@@ -189,9 +189,9 @@ class Guard:
         """See `SharedTier.renew`."""
         await self._quietly(lambda tier: tier.renew(held))
 
-    async def give_back(self, leases: Sequence[Lease]) -> None:
+    async def give_back(self, leases: Sequence[Lease], *, shareable: bool = True) -> None:
         """See `SharedTier.release`."""
-        await self._quietly(lambda tier: tier.release(leases))
+        await self._quietly(lambda tier: tier.release(leases, shareable=shareable))
 
     async def _quietly(self, operation: Callable[[SharedTier], Awaitable[None]]) -> None:
         tier = self._shared()

@@ -2,6 +2,8 @@
 
     prefix:namespace:e:{key}     an entry
     prefix:namespace:l:{key}     the lease on it
+    prefix:namespace:v:{key}:id  a stream that is still coming, and is wanted elsewhere
+    prefix:namespace:w:{key}     who wants it
     prefix:{namespace}:t:tag     the entries that carry a tag
     prefix:{namespace}:i         all entries by age, where their number is bounded
     prefix:{namespace}:log       who changed what
@@ -52,6 +54,18 @@ class Names:
 
     def _base(self, namespace: str) -> bytes:
         return self._prefix + b":" + namespace.encode() + b":"
+
+    def stream(self, slot: str, stream: str) -> bytes:
+        """One live stream for a slot, beside its entry."""
+        return self._beside(slot, b"v:") + b":" + stream.encode()
+
+    def readers(self, slot: str) -> bytes:
+        """Who wants a slot's live streams."""
+        return self._beside(slot, b"w:")
+
+    def _beside(self, slot: str, kind: bytes) -> bytes:
+        namespace = slot.partition(":")[0].encode()
+        return self._prefix + b":" + namespace + b":" + kind + self.places(slot).names[0]
 
     def tag_sets(self, namespace: str, tag: str) -> list[bytes]:
         """The sets of a tag, the one for writing first."""

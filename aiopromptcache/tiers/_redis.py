@@ -81,6 +81,7 @@ class RedisTier:
         encryption_key: str | bytes | Sequence[str | bytes] | None = None,
     ) -> None:
         from ._link import Link  # takes redis along, for those who use it only
+        from ._relay import RedisRelay
 
         self.timeout = _more_than_zero("timeout", timeout)
         self.lease = _more_than_zero("lease", lease)
@@ -98,6 +99,8 @@ class RedisTier:
         self._attached: list[str] = []
         self._writer = secrets.token_hex(8)
         self._tokens = itertools.count()
+        self.relay = RedisRelay(self._link, self._names, self._cipher, self._writer)
+        """Passes on streams that are still coming; see `RelayTier`."""
         self._writes: Batcher[_Write, bool] = Batcher(self._write, self.timeout)
         self._drops: Batcher[str, bool] = Batcher(self._drop, self.timeout)
         self._offset: float = 0.0
@@ -197,20 +200,21 @@ class RedisTier:
         """See `SharedTier.fill`."""
         return await asyncio.gather(*[self._store(_Write(*filled)) for filled in entries])
 
-    async def release(self, leases: Sequence[Lease]) -> None:
+    async def release(self, leases: Sequence[Lease], *, shareable: bool = True) -> None:
         """See `SharedTier.release`."""
+        kind = b"r" if shareable else b"n"
         calls: list[Call] = []
         said: list[tuple[str, bytes, bytes]] = []
         for lease in leases:
             namespace, places = lease.slot.partition(":")[0], self._names.places(lease.slot)
             name, sealed = places.names[0], self._names.sealed(lease.slot)
             log = [] if self._link.clustered else [self._names.log(namespace)]
-            args = [lease.token, name, sealed, self._writer]
+            args = [lease.token, name, sealed, self._writer, kind]
             calls.append(Call(RELEASE, [places.lease, *log], args))
             said.append((namespace, name, sealed))
         for waited, (namespace, *news) in zip(await self._link.run_all(calls), said, strict=True):
             if waited and self._link.clustered:
-                await self._say(namespace, b"r", *news)
+                await self._say(namespace, kind, *news)
 
     async def renew(self, leases: Sequence[Lease]) -> None:
         """See `SharedTier.renew`."""
