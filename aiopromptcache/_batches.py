@@ -18,7 +18,8 @@ from ._policy import keeps
 from ._storage import Keeping
 
 if TYPE_CHECKING:
-    from ._engine import Ask, Engine
+    from ._ask import Ask
+    from ._engine import Engine
 
 
 ODD = 1_000

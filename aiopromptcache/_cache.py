@@ -11,8 +11,9 @@ from datetime import timedelta
 from types import EllipsisType, TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
+from ._ask import SIDE, Ask, Loaded
 from ._cached import decorate
-from ._engine import SIDE, Ask, Engine, Loaded
+from ._engine import Engine
 from ._entry import Entry
 from ._errors import ConfigurationError
 from ._events import Hook

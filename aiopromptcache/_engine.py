@@ -10,102 +10,29 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
+from ._ask import COMING, Answer, Ask, Landed, Loaded
 from ._batches import Batches
 from ._entry import Entry, Kind
 from ._errors import NotCached
 from ._events import Hook
 from ._flights import Flight, FlightLost, Flights, OutOfPatience
-from ._follow import Form
 from ._ledger import Ledger
 from ._policy import Policy, Verdict, decide, due_early, refused_as
-from ._refresh import Refreshes, is_outage
+from ._refresh import Refreshes
 from ._relay import Relays
 from ._status import LiveStatus
 from ._storage import Found, Storage
-from ._streams import Live, Reader, read_live
+from ._streams import Reader, read_live
 from ._tally import note_paid, note_stale
 from .tiers._base import Lease, Tier
 
 T = TypeVar("T")
 
 NO_STORE_LANE = "no-store"
-SIDE = "/stream"
-"""After a slot: where a stream is kept whose plain form is kept already, and cannot be played."""
 DRAIN_SECONDS = 1.0
 """How long closing waits for hooks that are still busy."""
-
-
-class Loaded(NamedTuple):
-    """What an upstream call brought. `extra` is for its leader alone and is never stored."""
-
-    entry: Entry
-    storable: bool = True
-    extra: Any = None
-
-
-class Landed(NamedTuple):
-    """What a flight brought: from a tier (`tier` names it), or from upstream."""
-
-    entry: Entry
-    tier: str | None = None
-    stored: bool = False
-    extra: Any = None
-    waited: bool = False
-    """Did the flight of another process bring it?"""
-
-
-class Answer(NamedTuple):
-    """One caller's answer; `status` are the arguments of a CacheStatus.
-
-    An answer that is still coming has `COMING` as its entry, and its `Reader` as `extra`.
-    """
-
-    entry: Entry
-    status: Any
-    extra: Any = None
-
-
-COMING = Entry(Kind.SSE, b"", stored_at=0.0, ttl=0.0)
-
-
-@dataclass(slots=True, kw_only=True)
-class Ask:
-    """One caller's question."""
-
-    key: str
-    slot: str
-    policy: Policy
-    load: Callable[[], Awaitable[Loaded]]
-    accepts: Callable[[Entry], bool] = lambda entry: True
-    """False where an entry is there but of no use to this caller: then it is a miss."""
-    outlasts: Callable[[Exception, float | None], bool] = lambda error, patience: False
-    """Told a flight's error and its leader's patience: does this caller rather try by itself?"""
-    patience: float | None = None
-    live: Live | None = None
-    """The stream that `load` fills; then its caller gets a reader as soon as it has begun."""
-    form: Form | None = None
-    """How that stream is passed on to other processes, if it is."""
-    leads: str = ""
-    """What its flight will bring, as part of its lane."""
-    follows: tuple[str, ...] = ("",)
-    """Whose answers serve this caller, best first."""
-    looked: bool = False
-    """True where the tiers were asked just now, and had nothing."""
-    spent: float = 0.0
-    """Seconds that remote tiers took of this call already."""
-    outage: Callable[[Exception], bool] = is_outage
-    """Is an error the upstream's fault, so that an old answer may stand in for it?"""
-    fwd: str = "miss"
-    """Why it goes upstream, in RFC 9211's words."""
-    seen: Entry | None = None
-    """What a refresh has to beat."""
-    settle: Callable[[], None] = lambda: None
-    """Called where the caller goes on before `load` runs: copies what it may change by then."""
-    endpoint: str | None = None
-    model: str | None = None
 
 
 class Engine:

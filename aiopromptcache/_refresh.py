@@ -18,7 +18,7 @@ from ._errors import PromptCacheError, ReentrantCall
 from ._flights import Flight, FlightLost, Flights
 
 if TYPE_CHECKING:
-    from ._engine import Ask, Landed
+    from ._ask import Ask, Landed
 
 FAILURE_SECONDS = 2.0
 """How long, on the cache's clock, a failure is remembered: nobody asks again at once."""

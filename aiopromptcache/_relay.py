@@ -22,7 +22,7 @@ from ._streams import Cursor, Live
 from .tiers._base import Lease, News, RelayTier
 
 if TYPE_CHECKING:
-    from ._engine import Ask
+    from ._ask import Ask
 
 logger = logging.getLogger("aiopromptcache")
 

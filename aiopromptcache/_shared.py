@@ -8,7 +8,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar, cast
 
-from ._engine import COMING, Ask, Engine, Loaded
+from ._ask import COMING, Ask, Loaded
+from ._engine import Engine
 from ._entry import Entry, Kind
 from ._follow import Unsuitable
 from ._policy import Policy

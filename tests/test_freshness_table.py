@@ -9,7 +9,7 @@ from engine_tools import quiet
 from freshness_oracle import AGES, TTL, Case, Expected, cases, expect
 
 from aiopromptcache import CacheStatus, MemoryTier, NotCached, PromptCache
-from aiopromptcache._engine import Answer, Ask
+from aiopromptcache._ask import Answer, Ask
 from aiopromptcache.testing import FaultyTier, VirtualClock
 
 pytestmark = pytest.mark.anyio

@@ -21,7 +21,8 @@ from openai import (
     OpenAIError,
 )
 
-from .._engine import SIDE, Answer, Ask, Engine, Loaded
+from .._ask import SIDE, Answer, Ask, Loaded
+from .._engine import Engine
 from .._entry import Entry, ForeignEntry, Kind, Usage
 from .._keys import Unkeyable, canonical, digest, plain_json
 from .._policy import Policy, Request, cache_control

@@ -18,8 +18,9 @@ from weakref import WeakKeyDictionary
 from openai import APIStatusError, APITimeoutError, AsyncOpenAI, BaseModel, NotGiven
 from openai._models import FinalRequestOptions
 
+from .._ask import COMING, Answer, Ask, Loaded
 from .._batches import Fetched
-from .._engine import COMING, Answer, Ask, Engine, Loaded
+from .._engine import Engine
 from .._entry import Kind
 from .._errors import ConfigurationError, NotCached
 from .._flights import OutOfPatience

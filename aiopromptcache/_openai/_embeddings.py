@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import orjson
 
+from .._ask import Answer, Ask, Landed
 from .._batches import Batch, Fetched
-from .._engine import Answer, Ask, Engine, Landed, replaces
+from .._engine import Engine, replaces
 from .._entry import Entry, Kind, Usage
 from .._errors import NotCached
 from .._flights import FlightLost, OutOfPatience

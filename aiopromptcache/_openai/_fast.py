@@ -14,7 +14,7 @@ from typing import Any
 
 from openai import APITimeoutError, not_given
 
-from .._engine import Answer, Ask, Loaded
+from .._ask import Answer, Ask, Loaded
 from .._entry import Entry, Kind
 from .._flights import OutOfPatience
 from .._policy import Verdict, decide

@@ -10,7 +10,7 @@ from openai import AsyncOpenAI, NotGiven
 from openai._legacy_response import LegacyAPIResponse
 from openai._models import FinalRequestOptions
 
-from .._engine import Answer
+from .._ask import Answer
 from .._entry import Entry
 from .._status import CacheStatus, mark
 from ._endpoints import Body, Endpoint

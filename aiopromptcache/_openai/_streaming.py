@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, get_origin
 
 from openai import AsyncStream
 
-from .._engine import COMING, Answer, Loaded
+from .._ask import COMING, Answer, Loaded
 from .._entry import Entry, Kind
 from .._status import CacheStatus, LiveStatus
 from .._streams import Live, Reader
