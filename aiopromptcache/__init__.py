@@ -14,6 +14,7 @@ from ._events import CacheEvent, Hook
 from ._policy import Policy, Request
 from ._stats import Stats, TokenCount
 from ._status import CacheStatus, cache_status
+from ._warm import WarmReport
 from .tiers._base import LocalTier, Tier, TierContext
 from .tiers._memory import MemoryTier
 from .tiers._redis import RedisTier
@@ -42,6 +43,7 @@ __all__ = [
     "TierContext",
     "TokenCount",
     "Usage",
+    "WarmReport",
     "cache_status",
     "normalize",
 ]

@@ -33,6 +33,8 @@ class Fetched(NamedTuple):
     storable: bool = True
     extra: Any = None
     stored: frozenset[str] = frozenset()
+    asked: frozenset[str] = frozenset()
+    """What the upstream was asked for. Of a refresh, other processes may be doing the rest."""
 
 
 class Batch:
@@ -69,14 +71,16 @@ class Batches:
         self,
         ask: Ask,
         slots: Sequence[str],
-        load: Callable[[], Awaitable[Fetched]],
+        load: Callable[[Sequence[str]], Awaitable[Fetched]],
         *,
         instead: str | None = None,
         shared: bool = True,
+        replaced: Callable[[str, Entry], bool] | None = None,
     ) -> Batch:
         """Ask upstream for slots; where it is not `shared`, others do not find it.
 
-        `instead` is a slot that the upstream may bring in their place.
+        `instead` is a slot that the upstream may bring in their place. `replaced` is for a
+        refresh: is there something newer already? Of all processes one refreshes a slot.
         """
         batch, flights = Batch(slots), self._engine.flights
         for slot in slots if instead is None else [*slots, instead]:
@@ -84,7 +88,7 @@ class Batches:
         try:
             batch.flight = flights.start(
                 f"batch {next(self._numbers)}",
-                lambda flight: self._fetch(flight, batch, ask, load),
+                lambda flight: self._refresh_or_fetch(flight, batch, ask, slots, load, replaced),
                 tags=ask.policy.tags,
                 patience=ask.patience,
             )
@@ -100,15 +104,39 @@ class Batches:
         task.add_done_callback(lambda task: self._ended(batch))
         return batch
 
+    async def _refresh_or_fetch(
+        self,
+        flight: Flight[Fetched],
+        batch: Batch,
+        ask: Ask,
+        slots: Sequence[str],
+        load: Callable[[Sequence[str]], Awaitable[Fetched]],
+        replaced: Callable[[str, Entry], bool] | None,
+    ) -> Fetched:
+        if replaced is None:
+            return await self._fetch(flight, batch, ask, slots, load)
+        storage = self._engine.storage
+        rest, leases = await storage.alone(slots, replaced)
+        try:
+            if not rest:
+                return Fetched({}, asked=frozenset())
+            return await self._fetch(flight, batch, ask, rest, load)
+        finally:
+            storage.give_back_all(leases)
+
     async def _fetch(
         self,
         flight: Flight[Fetched],
         batch: Batch,
         ask: Ask,
-        load: Callable[[], Awaitable[Fetched]],
+        slots: Sequence[str],
+        load: Callable[[Sequence[str]], Awaitable[Fetched]],
     ) -> Fetched:
         engine = self._engine
-        fetched, took = await engine.paid(ask, load)
+        if keeps(ask.policy):
+            await engine.storage.attend()
+        fetched, took = await engine.paid(ask, lambda: load(slots))
+        fetched = fetched._replace(asked=frozenset(slots))
         flight.kept = True
         for entry in fetched.entries.values():
             entry.cost = took

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import timedelta
@@ -21,6 +21,7 @@ from ._policy import Policy, seconds, tag_tuple
 from ._shared import SharedStream
 from ._stats import Stats
 from ._values import Misfit, decode, decode_as, encode, encode_as
+from ._warm import Calls, MissingClient, Warming, WarmReport
 from .tiers._base import Tier
 from .tiers._memory import MemoryTier
 
@@ -248,6 +249,10 @@ class PromptCache:
         Each caller gets a value of its own; the factory's error reaches each as an instance of its
         own, and is not stored. The factory runs in a copy of the first caller's context and is
         cancelled when the last caller has left. `TypeError` where its value cannot be stored.
+        Within stale_while_revalidate the old value comes at once and the factory runs in the
+        background; within stale_if_error it stands in for what the factory raises, but for errors
+        that carry a status of 4xx (other than 408, 409, 425, 429), `TypeError`, `NameError`,
+        `ImportError`, `NotImplementedError` and this library's own.
         A factory that waits for its own key gets `ReentrantCall`.
         """
         engine = self._engine
@@ -317,6 +322,45 @@ class PromptCache:
             Callable[[Callable[P, Awaitable[T]]], Callable[P, Awaitable[T]]],
             decorate(self, ttl, tags, key),
         )
+
+    async def warm(
+        self,
+        calls: Calls,
+        *,
+        client: AsyncOpenAI | None = None,
+        concurrency: int = 8,
+        on_progress: Callable[[WarmReport], Any] | None = None,
+    ) -> WarmReport:
+        """Answer many requests ahead of time; what is fresh already costs nothing.
+
+        `calls` is an iterable or async iterable, pulled as it is needed: of callables without
+        arguments that return an awaitable, or, with `client=` (wrapped or not), of dicts of
+        `chat.completions.create` arguments or of OpenAI batch lines (`url`, `body`). At most
+        `concurrency` are under way at once. `on_progress`, plain or async, gets the report so far.
+
+        A request that fails is counted and does not stop the rest; one that is none of the above
+        is such a failure, and `report.errors` says what is wrong. `ConfigurationError` for dicts
+        without a client. What the input or `on_progress` raises is raised in the end.
+        """
+        if type(concurrency) is not int or concurrency < 1:
+            raise ConfigurationError(f"concurrency={concurrency!r}: expected an int, 1 or more")
+        if not isinstance(calls, (Iterable, AsyncIterable)) or isinstance(calls, (str, Mapping)):
+            raise ConfigurationError(f"calls={calls!r}: expected an iterable of requests")
+        wrapped = self.wrap(client) if client is not None else None
+
+        def call_of(position: int, item: Mapping[str, Any]) -> Callable[[], Awaitable[Any]]:
+            if wrapped is None:
+                raise MissingClient(
+                    f"warm: item {position} is a dict: give client= to make it with"
+                )
+            from ._openai import call_of as line
+
+            return line(wrapped, position, item)
+
+        def policy() -> AbstractContextManager[None]:
+            return self.control(max_stale=0, refresh_ahead=0)
+
+        return await Warming(calls, call_of, policy, on_progress).run(concurrency)
 
     # Clients
 

@@ -18,12 +18,15 @@ from ._entry import Entry, Kind
 from ._errors import NotCached
 from ._events import Hook
 from ._flights import Flight, FlightLost, Flights, OutOfPatience
+from ._follow import Form
 from ._ledger import Ledger
 from ._policy import Policy, Verdict, decide, due_early, refused_as
 from ._refresh import Refreshes, is_outage
+from ._relay import Relays
 from ._status import LiveStatus
 from ._storage import Found, Storage
 from ._streams import Live, Reader, read_live
+from ._tally import note_paid, note_stale
 from .tiers._base import Lease, Tier
 
 T = TypeVar("T")
@@ -83,6 +86,8 @@ class Ask:
     patience: float | None = None
     live: Live | None = None
     """The stream that `load` fills; then its caller gets a reader as soon as it has begun."""
+    form: Form | None = None
+    """How that stream is passed on to other processes, if it is."""
     leads: str = ""
     """What its flight will bring, as part of its lane."""
     follows: tuple[str, ...] = ("",)
@@ -117,6 +122,7 @@ class Engine:
         self.ledger = Ledger(namespace, hooks, clock)
         self.flights: Flights[Any] = Flights()
         self.storage = Storage(tiers, self.ledger, self.flights)
+        self.relays = Relays(self.flights, self.storage.shared, clock)
         self.refreshes = Refreshes(self.flights, self._fly, self._refreshed, clock)
         self.batches = Batches(self)
         self.clock = clock
@@ -128,9 +134,17 @@ class Engine:
     def peek(self, slot: str, policy: Policy) -> Entry | None:
         """A fresh entry of the local tier about which nothing else is to be decided."""
         entry = self.storage.peek(slot)
-        if entry is None or decide(entry, policy, self.clock()) is not Verdict.FRESH:
-            return None
-        return None if policy.refresh_ahead else entry
+        return entry if entry is not None and self.settled(entry, policy) else None
+
+    def settled(self, entry: Entry, policy: Policy) -> bool:
+        """Is an entry fresh, and nothing else to be decided about it?"""
+        return not policy.refresh_ahead and decide(entry, policy, self.clock()) is Verdict.FRESH
+
+    def is_due(self, entry: Entry, policy: Policy) -> bool:
+        """Draw lots: is a fresh entry to be refreshed ahead of time?"""
+        if not policy.refresh_ahead:
+            return False
+        return due_early(entry, policy, self.clock(), random.random())
 
     def local(self, ask: Ask) -> Answer | None:
         """The local tier's answer, without awaiting."""
@@ -181,9 +195,7 @@ class Engine:
             return None
         verdict = decide(entry, policy, now)
         if verdict is Verdict.REVALIDATE or (
-            verdict is Verdict.FRESH
-            and policy.refresh_ahead
-            and due_early(entry, policy, now, random.random())
+            verdict is Verdict.FRESH and self.is_due(entry, policy)
         ):
             self.refreshes.start(ask, entry)
         elif not self._good(verdict, ask.slot):
@@ -204,7 +216,7 @@ class Engine:
         now = self.clock()
         verdict = decide(entry, ask.policy, now)
         if ask.seen is not None:
-            return verdict is Verdict.FRESH and _replaces(entry, ask.seen)
+            return verdict is Verdict.FRESH and replaces(entry, ask.seen)
         if not self._good(verdict, ask.slot):
             ask.fwd = refused_as(entry, now)
             return False
@@ -297,7 +309,7 @@ class Engine:
             self.ledger.count_request(leader=False)
             raise
         if isinstance(landed, Reader):
-            return self._coming(ask, landed)
+            return await self._begun(ask, landed)
         if not ask.accepts(landed.entry):
             return None  # another caller wanted another type
         if landed.tier is not None and not landed.waited:
@@ -325,8 +337,24 @@ class Engine:
             self.ledger.count_request(leader=True)
             raise
         if isinstance(landed, Reader):
-            return self._coming(ask, landed)
+            return await self._begun(ask, landed)
         return self.answered(ask, landed, leader=True)
+
+    async def _begun(self, ask: Ask, reader: Reader) -> Answer:
+        """What a stream is bringing. Where there is an old answer for errors, the upstream has
+        until its first item to fail.
+        """
+        if ask.policy.stale_if_error and ask.fwd == "stale":
+            try:
+                error = await reader.begins()
+                answer = None if error is None else await self.rescue(ask, error)
+            except BaseException:
+                reader.leave()
+                raise
+            if answer is not None:
+                reader.leave()
+                return answer
+        return self._coming(ask, reader)
 
     async def rescue(self, ask: Ask, error: Exception) -> Answer | None:
         """The old answer in place of an upstream's failure, where stale_if_error allows it.
@@ -366,14 +394,17 @@ class Engine:
             found, lease = await self._begin(flight, ask)
             if found is not None:
                 return Landed(found.entry, found.tier, waited=found.waited)
+        shareable = True
         try:
+            self.relays.leads(flight, ask, lease)
             loaded = await self._load(ask)
-            flight.kept = True
+            flight.kept, shareable = True, loaded.storable
             stored = False
             if loaded.storable and not ask.policy.no_store:
                 stored = await self.storage.keep(flight, ask.slot, loaded.entry, lease, ask.spent)
         finally:
-            self.storage.give_back(lease)
+            self.relays.over(flight)
+            self.storage.give_back(lease, shareable=shareable)
         if stored:
             self.tell("store", ask, entry=loaded.entry)
         return Landed(loaded.entry, None, stored, loaded.extra)
@@ -386,13 +417,18 @@ class Engine:
             if not (policy.no_cache or ask.looked):
                 found = await self.storage.look(slot, promote=False)
             return found if found is not None and self._lands(ask, found.entry) else None, None
-        begun = await self.storage.begin(
+        begun = await self.relays.begin(
             flight,
-            slot,
-            lambda entry: self._lands(ask, entry),
-            new=policy.no_cache,
-            looked=ask.looked,
-            spent=ask.spent,
+            ask,
+            lambda wait: self.storage.begin(
+                flight,
+                slot,
+                lambda entry: self._lands(ask, entry),
+                new=policy.no_cache,
+                looked=ask.looked,
+                spent=ask.spent,
+                wait=wait,
+            ),
         )
         ask.spent = begun.spent
         return begun.found, begun.lease
@@ -425,6 +461,8 @@ class Engine:
         if not leader and entry.usage is not None:
             self.stats.tokens_saved.add(entry.usage)
         self.tell("miss" if leader else "collapsed", ask, entry=entry)
+        if leader:
+            note_paid(stored=landed.stored, usage=entry.usage)
         fwd = "request" if ask.policy.no_cache else ask.fwd if leader else "miss"
         ttl = entry.ttl if landed.stored or landed.waited else None
         if ttl is not None and landed.waited:
@@ -443,10 +481,13 @@ class Engine:
 
         def ended(landed: Landed | None, whole: bool) -> None:
             entry = None if landed is None else landed.entry
-            if landed is not None and landed.stored:
-                ttl = landed.entry.ttl
-                status.arguments = (ask.key, False, None, None, ttl, fwd, not leader, True)
-            if not leader:
+            if landed is not None and (landed.stored or landed.waited):
+                ttl, stored = landed.entry.ttl, landed.stored
+                status.arguments = (ask.key, False, None, None, ttl, fwd, not leader, stored)
+            if leader:
+                if landed is not None and entry is not None:
+                    note_paid(stored=landed.stored, usage=entry.usage)
+            else:
                 if whole and entry is not None and entry.usage is not None:
                     self.stats.tokens_saved.add(entry.usage)
                 self.tell("collapsed", ask, **({} if entry is None else {"entry": entry}))
@@ -462,6 +503,7 @@ class Engine:
         ttl = entry.ttl - age
         if ttl > 0:
             return Answer(entry, (key, True, tier, age, ttl))
+        note_stale()
         return Answer(entry, (key, True, tier, age, ttl, fwd, False, False, True))
 
     def _refreshed(self, ask: Ask, landed: Landed) -> None:
@@ -508,13 +550,14 @@ class Engine:
         """End refreshes, let writes end, tell the hooks, close what the tiers made."""
         await self.refreshes.aclose()
         await self.flights.finish()
+        await self.relays.aclose()
         await self.storage.aclose()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self.ledger.events.drain()
 
 
-def _replaces(entry: Entry, seen: Entry) -> bool:
+def replaces(entry: Entry, seen: Entry) -> bool:
     """Is an entry another and a newer one? Ages that come from elsewhere are not exact."""
     tolerance = min(1.0, (seen.ttl or 0.0) / 2)
     return entry.stored_at > seen.stored_at + tolerance

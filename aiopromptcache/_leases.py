@@ -28,8 +28,12 @@ RECONNECT_SECONDS = (0.02, 0.2)
 """Pauses between attempts to listen, from the shortest to the longest; the first has none."""
 GRACE_SECONDS = 0.01
 """How long after the end of another's lease it is claimed."""
+REFRESH = "/refresh"
+"""After a slot: the lease to refresh it. There is never a record, so one claim serves for many."""
 SPARE_SECONDS = 1.0
 """How long a lease may wait for the call that it was claimed for."""
+_OF_SLOTS = ("stored", "dropped", "released", "unstorable")
+"""News that concern those alone who wait for one slot."""
 
 
 class Obtained(NamedTuple):
@@ -45,16 +49,30 @@ class Obtained(NamedTuple):
     """Seconds that the tier took, waiting for others aside."""
 
 
+Wait = Callable[[asyncio.Event, float], Awaitable[bool]]
+"""Waits for news of a slot, or so many seconds; True where the flight is to wait no more."""
+
+
+async def wait_for_news(woken: asyncio.Event, seconds: float) -> bool:
+    """Wait until the other's lease is over, or filled."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await woken.wait()
+    return False
+
+
 class _Attention:
     """One flight's ear for what happens to its slot."""
 
     def __init__(self) -> None:
         self.woken = asyncio.Event()
         self.overtaken = False
+        self.alone = False
+        """Was what the other brought not to be stored? Then waiting in line helps nobody."""
 
     def reset(self) -> None:
         self.woken.clear()
-        self.overtaken = False
+        self.overtaken = self.alone = False
 
 
 class Coordinator:
@@ -78,15 +96,25 @@ class Coordinator:
         self._tried = asyncio.Event()
         self._pause = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
+        self.heard: Callable[[News], None] = lambda news: None
+        """Told who wants to follow what is being read here."""
 
     # Leases
 
     async def obtain(
-        self, slot: str, usable: Callable[[Entry], bool], *, take: bool = False, spent: float = 0.0
+        self,
+        slot: str,
+        usable: Callable[[Entry], bool],
+        *,
+        take: bool = False,
+        spent: float = 0.0,
+        wait: Wait = wait_for_news,
     ) -> Obtained:
         """An entry that is usable, or the lease to make one, waiting for others if need be."""
-        await self.listening()
         loop = asyncio.get_running_loop()
+        started = loop.time()
+        await self.listening(spent)
+        spent += loop.time() - started
         past, waited = b"", False
         with self._attention(slot) as attention:
             while True:
@@ -106,9 +134,8 @@ class Coordinator:
                     past = claim.mark
                     continue
                 waited, spent = True, 0.0  # whoever waits anyway loses nothing by asking again
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(claim.wait + GRACE_SECONDS):
-                        await attention.woken.wait()
+                if await wait(attention.woken, claim.wait + GRACE_SECONDS) or attention.alone:
+                    return Obtained(spent=spent)
 
     async def _claim(self, slot: str, past: bytes, take: bool, spent: float) -> Claim | None:
         if not (past or take) and (spare := self._spare.pop(slot, None)) is not None:
@@ -141,10 +168,12 @@ class Coordinator:
         if not task.cancelled() and task.exception() is None and (claim := task.result()):
             self.give_back(claim.lease)
 
-    async def _claim_many(self, slots: Sequence[str]) -> Mapping[str, Claim]:
+    async def _claim_many(self, slots: Sequence[str], waited: float) -> Mapping[str, Claim]:
         """Claims of several callers at once. A lease waits for the one who comes for it."""
-        await self.listening()
-        claims = await self.guard.claim(slots)
+        started = asyncio.get_running_loop().time()
+        await self.listening(waited)
+        waited += asyncio.get_running_loop().time() - started
+        claims = await self.guard.claim(slots, spent=waited)
         for claim in claims.values():
             if claim.lease is not None:
                 self._hold(claim.lease)
@@ -197,24 +226,59 @@ class Coordinator:
         finally:
             self._held -= {lease for _, lease in kept.values() if lease is not None}
 
-    def give_back(self, lease: Lease | None) -> None:
-        """Nothing will come of this lease: whoever waits may have it. Does not wait itself."""
+    def give_back(self, lease: Lease | None, *, shareable: bool = True) -> None:
+        """Nothing will come of this lease: whoever waits may have it. Does not wait itself.
+
+        Not `shareable`: what others bring will not be stored either, so none need wait for another.
+        """
         if lease is not None and lease in self._held:
             self._held.discard(lease)
-            self._spawn(self.guard.give_back([lease]))
+            self._spawn(self.guard.give_back([lease], shareable=shareable))
+
+    # Refreshes of many slots
+
+    async def alone(self, slots: Sequence[str]) -> tuple[list[str], list[Lease]]:
+        """The slots that no other process is refreshing now, and the leases that keep it so."""
+        await self.listening()
+        names = {slot + REFRESH: slot for slot in slots}
+
+        async def claim() -> tuple[list[str], list[Lease]]:
+            claims = await self.guard.claim(list(names))
+            leases = [c.lease for c in claims.values() if c.lease is not None]
+            for lease in leases:
+                self._hold(lease)
+            others = {names[name] for name, claim in claims.items() if claim.lease is None}
+            return [slot for slot in slots if slot not in others], leases
+
+        task = self._spawn(claim())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.add_done_callback(self._left_alone)
+            raise
+
+    def _left_alone(self, task: asyncio.Task[tuple[list[str], list[Lease]]]) -> None:
+        if not task.cancelled() and task.exception() is None:
+            self.give_back_all(task.result()[1])
+
+    def give_back_all(self, leases: Sequence[Lease]) -> None:
+        """Like `give_back` for many."""
+        if mine := [lease for lease in leases if lease in self._held]:
+            self._held.difference_update(mine)
+            self._spawn(self.guard.give_back(mine))
 
     # News
 
-    async def listening(self) -> None:
-        """Listen to the news from now on; waits for the first attempt alone."""
+    async def listening(self, spent: float = 0.0) -> None:
+        """Listen to the news from now on; waits for the first attempt alone, and not for long."""
         self._start()
         task = self._listener
         if task is None or task.done() or task.get_loop() is not self._loop:
             self._tried = asyncio.Event()
             self._listener = asyncio.create_task(self._listen(), name="aiopromptcache news")
-        if not self._tried.is_set():
+        if not self._tried.is_set() and spent < self.guard.timeout:
             with suppress(TimeoutError):
-                async with asyncio.timeout(self.guard.timeout):
+                async with asyncio.timeout(self.guard.timeout - spent):
                     await self._tried.wait()
 
     def _start(self) -> None:
@@ -241,13 +305,20 @@ class Coordinator:
             self._pause = min(longest, max(shortest, 2 * self._pause))
 
     async def _told(self, news: News) -> None:
+        if news.kind in ("wanted", "unwanted"):
+            self.guard.position = news.position
+            self.heard(news)
+            return
+        if news.kind == "unstorable":
+            for attention in self._attentions(news.name):
+                attention.alone = True
         if not news.own or news.kind == "listening":
             await self._heed(news)
         self.guard.position = news.position
         if news.kind == "listening":
             self._pause = 0.0
             self._tried.set()
-        self._wake(news.name if news.kind in ("stored", "dropped", "released") else None)
+        self._wake(news.name if news.kind in _OF_SLOTS else None)
 
     def overtake(self, slot: str | None) -> None:
         """What is being claimed for a slot (None: for any) may not be its value any more."""

@@ -18,17 +18,21 @@ UNDER_WAY = 4
 class Look(Generic[T]):
     """One slot that is being read. `overtaken` once it changed meanwhile."""
 
-    __slots__ = ("overtaken", "waiters")
+    __slots__ = ("at", "overtaken", "waiters")
 
-    def __init__(self) -> None:
+    def __init__(self, at: float) -> None:
+        self.at = at
         self.overtaken = False
         self.waiters: list[asyncio.Future[T | None]] = []
 
 
 class Looks(Generic[T]):
-    """Calls `ask` with many slots; gives each caller what it found for its own."""
+    """Calls `ask` with many slots; gives each caller what it found for its own.
 
-    def __init__(self, ask: Callable[[Sequence[str]], Awaitable[Mapping[str, T]]]) -> None:
+    `ask` is told, in seconds, how long the first of these slots has waited for its turn.
+    """
+
+    def __init__(self, ask: Callable[[Sequence[str], float], Awaitable[Mapping[str, T]]]) -> None:
         self._ask = ask
         self._joinable: dict[str, Look[T]] = {}
         self._settled: dict[str, list[Look[T]]] = {}
@@ -53,7 +57,7 @@ class Looks(Generic[T]):
             self._joinable, self._queue, self._tasks = {}, [], set()
         look = self._joinable.get(slot)
         if look is None:
-            look = self._joinable[slot] = Look()
+            look = self._joinable[slot] = Look(loop.time())
             self._queue.append((slot, look))
             self._start(loop)
         waiter: asyncio.Future[T | None] = loop.create_future()
@@ -85,12 +89,15 @@ class Looks(Generic[T]):
     async def _work(self) -> None:
         batch: list[tuple[str, Look[T]]] = []
         try:
+            waited = 0.0  # the time until a new task runs is the loop's own
             while self._queue:
                 batch, self._queue = self._queue[:BATCH], self._queue[BATCH:]
-                found = await self._ask([slot for slot, _ in batch])
+                found = await self._ask([slot for slot, _ in batch], waited)
                 for slot, look in batch:
                     self._settle(slot, look, found.get(slot))
                 batch = []
+                if self._queue:
+                    waited = asyncio.get_running_loop().time() - self._queue[0][1].at
         except Exception as error:
             for slot, look in batch:
                 self._fail(slot, look, error)

@@ -53,8 +53,8 @@ class Policy:
     max_age: float | timedelta | None = None
     """Accept no entry older than this, not even where the upstream fails."""
     max_stale: float | timedelta | None = None
-    """Accept answers that are past their fresh life by no more than this, without a refresh; None:
-    as the windows say. Closes stale_while_revalidate past it. RFC 9111's directive as a field."""
+    """Accept answers that are past their fresh life by no more than this, without a refresh; 0:
+    none but those of stale_if_error; None: as the windows say. RFC 9111's max-stale as a field."""
     no_cache: bool = False
     """Do not answer from the cache; store the new answer."""
     no_store: bool = False
@@ -175,7 +175,7 @@ def decide(entry: Entry, policy: Policy, now: float) -> Verdict:
         return Verdict.FRESH
     staleness = age - entry.ttl
     max_stale = cast(float | None, policy.max_stale)
-    accepted = max_stale is not None and staleness <= max_stale
+    accepted = max_stale is not None and max_stale > 0 and staleness <= max_stale
     window = min(entry.stale_while_revalidate, cast(float, policy.stale_while_revalidate))
     if staleness < window and keeps(policy) and (accepted or max_stale is None):
         return Verdict.REVALIDATE

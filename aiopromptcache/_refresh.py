@@ -99,7 +99,9 @@ class Refreshes:
         Runs in a copy of the caller's context, and goes on when the caller leaves.
         """
         slot = ask.slot
-        if ask.policy.only_if_cached or self.failures.lately(slot) or self._flights.find(slot):
+        if ask.policy.only_if_cached or self.failures.lately(slot):
+            return
+        if any(self._flights.find(slot, lane) for lane in {"", *ask.follows}):
             return
         ask.settle()
         own = replace(ask, seen=seen, looked=False, spent=0.0)

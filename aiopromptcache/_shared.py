@@ -10,6 +10,7 @@ from typing import Any, Generic, Self, TypeVar, cast
 
 from ._engine import COMING, Ask, Engine, Loaded
 from ._entry import Entry, Kind
+from ._follow import Unsuitable
 from ._policy import Policy
 from ._status import mark
 from ._streams import Live, Reader
@@ -18,6 +19,23 @@ from ._values import decode_item, encode_item, split_items
 T = TypeVar("T")
 
 _LANE = "/items"
+
+
+class _Items:
+    """How such a stream is passed on: it has nothing besides its items. See `Form`."""
+
+    kind = Kind.ITEMS
+
+    def pack(self, head: Any) -> bytes:
+        return b""
+
+    def unpack(self, packed: bytes) -> Any:
+        if packed:  # of a wrapped client's stream
+            raise Unsuitable
+        return None
+
+
+_ITEMS = _Items()
 
 
 class SharedStream(AsyncIterator[T], Generic[T]):
@@ -69,6 +87,7 @@ class SharedStream(AsyncIterator[T], Generic[T]):
             load=lambda: _run(engine, policy, live, factory),  # holds no consumer
             accepts=_is_stream,
             live=live,
+            form=_ITEMS,
             leads=_LANE,
             follows=(_LANE,),
         )

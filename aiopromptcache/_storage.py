@@ -14,7 +14,7 @@ from urllib.parse import quote
 from ._entry import Entry
 from ._errors import ConfigurationError
 from ._flights import Flight, Flights
-from ._leases import Coordinator
+from ._leases import Coordinator, Wait, wait_for_news
 from ._ledger import Ledger
 from ._looks import Looks
 from .tiers._base import Lease, LocalTier, News, SharedTier, Tier, TierContext
@@ -134,6 +134,8 @@ class Storage:
         """The shared tier's entry, or another's; a lease that comes instead waits for `begin`."""
         assert self.shared is not None
         claim, overtaken = await self.shared.claims.look(slot)
+        if claim is not None and claim.entry is not None and len(self.remote) == 1:
+            return Found(claim.entry, self.shared.guard.name), overtaken
         found: dict[str, Found] = {}
         if claim is not None:
             self._prefer(found, slot, claim.entry, self.shared.guard.name)
@@ -141,14 +143,14 @@ class Storage:
             return await self._looks.look(slot)
         return found.get(slot), overtaken
 
-    async def _ask(self, slots: Sequence[str]) -> dict[str, Found]:
+    async def _ask(self, slots: Sequence[str], waited: float) -> dict[str, Found]:
         """The first fresh entries, fastest tier first; else the youngest that are not over."""
         if self.shared is not None and self.local is not None:
             await self.shared.listening()
         found: dict[str, Found] = {}
         for guard in self.remote:
             if rest := [slot for slot in slots if not self._is_fresh(found.get(slot))]:
-                for slot, entry in (await guard.get(rest)).items():
+                for slot, entry in (await guard.get(rest, spent=waited)).items():
                     self._prefer(found, slot, entry, guard.name)
         return found
 
@@ -175,14 +177,16 @@ class Storage:
         new: bool = False,
         looked: bool = False,
         spent: float = 0.0,
+        wait: Wait = wait_for_news,
     ) -> Begun:
         """Begin a flight: with an entry that is usable, or else with the lease where there is one.
 
-        `new` asks for no entry; `looked` says that the tiers were asked just now.
+        `new` asks for no entry; `looked` says that the tiers were asked just now; `wait` is how to
+        wait while another process has the lease.
         """
         lease = None
         if self.shared is not None:
-            got = await self.shared.obtain(slot, usable, take=new, spent=spent)
+            got = await self.shared.obtain(slot, usable, take=new, spent=spent, wait=wait)
             lease, spent = got.lease, got.spent
             if got.entry is not None:
                 found = Found(got.entry, self.shared.guard.name, got.waited)
@@ -224,7 +228,7 @@ class Storage:
         """Like `keep` for many slots, with one write for each tier; gives what is stored."""
         for keeping in kept.values():
             if keeping.flight.detached or keeping.entry.ttl == 0:
-                self.give_back(keeping.lease)
+                self.give_back(keeping.lease, shareable=keeping.entry.ttl != 0)
         live = {s: k for s, k in kept.items() if not k.flight.detached and k.entry.ttl != 0}
         for slot, keeping in live.items():
             self._keeping.setdefault(slot, []).append(keeping)
@@ -271,10 +275,37 @@ class Storage:
         shared = self.shared.guard if self.shared is not None else None
         return [guard for guard in self.remote if guard is not shared]
 
-    def give_back(self, lease: Lease | None) -> None:
-        """A flight ends without an answer to store."""
+    async def attend(self) -> None:
+        """Hear from now on what overtakes that which is stored without a lease."""
         if self.shared is not None:
-            self.shared.give_back(lease)
+            await self.shared.listening()
+
+    async def alone(
+        self, slots: Sequence[str], replaced: Callable[[str, Entry], bool]
+    ) -> tuple[list[str], list[Lease]]:
+        """What of these slots is still to be refreshed, and by no other process; until
+        `give_back_all` they leave it to us.
+        """
+        if self.shared is None:
+            return list(slots), []
+        mine, leases = await self.shared.alone(slots)
+        try:
+            found = await self.look_many(mine) if mine else {}
+        except BaseException:
+            self.give_back_all(leases)
+            raise
+        rest = [s for s in mine if s not in found or not replaced(s, found[s].entry)]
+        return rest, leases
+
+    def give_back_all(self, leases: Sequence[Lease]) -> None:
+        """What `alone` gave is needed no more."""
+        if self.shared is not None:
+            self.shared.give_back_all(leases)
+
+    def give_back(self, lease: Lease | None, *, shareable: bool = True) -> None:
+        """A flight ends without an answer to store; not `shareable`: nor will those of others."""
+        if self.shared is not None:
+            self.shared.give_back(lease, shareable=shareable)
 
     async def store(self, slot: str, entry: Entry) -> bool:
         """Write one entry to every tier; True where at least one took it."""

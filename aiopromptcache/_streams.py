@@ -41,6 +41,8 @@ class Live:
         self.size = 0
         self.limit = LIMIT
         self.overflowed = False
+        self.borrowed = False
+        """True where another process reads the upstream, and this one follows it."""
         self.complete = False
         """True once all that matters has come: from then on nobody's leaving undoes it."""
         self.cursors: set[Cursor] = set()
@@ -102,10 +104,15 @@ class Live:
         if self._moved is not None and not self._moved.done():
             self._moved.set_result(None)
 
-    async def changed(self, loop: asyncio.AbstractEventLoop, timeout: float | None) -> None:
-        """Wait for the next `wake`. Raises `OutOfPatience` after `timeout` seconds."""
+    async def changed(
+        self, loop: asyncio.AbstractEventLoop, timeout: float | None, *, first: bool = False
+    ) -> None:
+        """Wait for the next `wake`. Raises `OutOfPatience` after `timeout` seconds.
+
+        Who is `first` looks before the others: it passes on what came to many more.
+        """
         waiter: Future = loop.create_future()
-        self._waiters.append(waiter)
+        self._waiters.insert(0 if first else len(self._waiters), waiter)
         if timeout is None:
             await waiter
             return
@@ -145,13 +152,18 @@ class Reader:
         self._cursor = Cursor()
         self._live.cursors.add(self._cursor)
         self._present: Future | None = flights.enter(flight)
-        self.leader = leader
+        self._leads = leader
         self.closed = False
         self.patience: float | None = None
         """Seconds without anything new after which this consumer gives up."""
         self.view: Callable[[int, bytes], bytes] | None = None
         self.on_end: Callable[[Any, bool], None] | None = None
         """Told once what the flight brought (None: nothing yet), and whether all was read."""
+
+    @property
+    def leader(self) -> bool:
+        """Is what this consumer reads its own call's answer?"""
+        return self._leads and not self._live.borrowed
 
     @property
     def head(self) -> Any:
@@ -170,6 +182,19 @@ class Reader:
             await self._changed()
         self.patience = None
         return self._live.opened
+
+    async def begins(self) -> Exception | None:
+        """Wait for the first item; gives what ended the stream before it, or this wait."""
+        try:
+            while not self._live.end and not self._flight.done:
+                await self._changed()
+            if not self._live.end:
+                self._flight.outcome(leader=self.leader)
+        except FlightLost:
+            pass
+        except Exception as error:
+            return error
+        return None
 
     def take(self) -> bytes | None:
         """The next item if it is there already."""
@@ -213,7 +238,7 @@ class Reader:
 
     def _end(self) -> None:
         try:
-            landed = self._flight.outcome(leader=self.leader)
+            landed = self._flight.outcome(leader=self._leads)
         except FlightLost:
             raise StreamBroken("what read the upstream for all was cancelled") from None
         finally:

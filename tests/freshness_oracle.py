@@ -59,7 +59,7 @@ def expect(case: Case) -> Expected:
     answerable = there and young and case.switch != "no_cache"
     if answerable and late < 0:
         return Expected("old", 0, hit=True)
-    accepts = case.max_stale is not None and late <= case.max_stale
+    accepts = bool(case.max_stale) and late <= case.max_stale  # 0: nothing stale at all
     if answerable:
         in_window = late < case.recorded[0] and late < case.allowed[0]
         if in_window and (accepts or case.max_stale is None) and case.switch != "no_store":

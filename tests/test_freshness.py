@@ -249,9 +249,11 @@ async def test_a_refresh_whose_answer_may_not_be_stored_is_not_paid_again_at_onc
 async def test_nobody_refreshes_for_a_get(clock: VirtualClock) -> None:
     cache = await stale(clock)
     assert await cache.get("key", "nothing") == "nothing"
-    with cache.control(max_stale=0):
+    with cache.control(max_stale=1):
         assert await cache.get("key") == "old"
     assert cache.stats.stale == 1
+    with cache.control(max_stale=0):
+        assert await cache.get("key", "nothing") == "nothing"
     clock.advance(1)
     with cache.control(max_stale=0.5):
         assert await cache.get("key", "nothing") == "nothing"

@@ -1,5 +1,6 @@
-"""The wrapper around openai's AsyncOpenAI."""
+"""The wrapper of openai's AsyncOpenAI."""
 
 from ._client import wrap
+from ._lines import call_of
 
-__all__ = ["wrap"]
+__all__ = ["call_of", "wrap"]

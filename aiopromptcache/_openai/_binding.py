@@ -30,6 +30,7 @@ from .._streams import Live
 from ._embeddings import Items, items_of
 from ._endpoints import Body, Endpoint, cacheable, usage_of
 from ._forms import as_plain, as_stream
+from ._live import EventForm
 from ._rebuild import rebuild
 from ._record import is_head, is_json, pack_head, says_json
 from ._scope import Scope, defined_by_sdk
@@ -45,6 +46,7 @@ _MEMOS = 1_024
 _LARGE_MEMO = 2**16
 
 _UNSET = (Omit, NotGiven)
+_SCALARS = frozenset({str, int, float, bool, type(None)})
 
 WHOLE = "/stream"
 """In a lane: a stream that carries all that a plain call gets, too."""
@@ -74,6 +76,8 @@ class Call(NamedTuple):
     """True for a refresh of the fast layer's: it wants what the upstream gives, and no object."""
     items: Items | None = None
     """Of embeddings: the inputs, each cached by itself."""
+    due: frozenset[str] | None = None
+    """Of embeddings: what to refresh ahead of time, where the fast layer has drawn lots."""
     decoded: bool = False
     """Of embeddings: True where base64 is asked for, and the caller gets floats."""
 
@@ -157,7 +161,7 @@ class Binding:
 
         A strict client gets no form but the one that was validated.
         """
-        if not _is_sound(entry):
+        if not self._is_sound(call, entry):
             return None
         streamed = call.request.stream
         if entry.kind is (Kind.SSE if streamed else Kind.HTTP):
@@ -234,20 +238,32 @@ class Binding:
 
     def build(self, call: Call, entry: Entry) -> Any:
         """A new object for a plain answer; None where only the SDK's own path will do."""
-        if entry.memo is not None:
+        if entry.memo is not None or self._recalled(call, entry):
             return rebuild(entry, call.endpoint, self.client)
-        # Without a local tier the same answer comes as a new entry each time.
         local = self.engine.storage.local
-        identity = 0 if local is not None else hash((call.slot, entry.head, entry.payload))
-        entry.memo = self._memos.get(identity)
-        known = entry.memo is not None
         built = rebuild(entry, call.endpoint, self.client)
         if local is None:
             if entry.size - len(entry.payload) < _LARGE_MEMO:
-                self._memos[identity] = entry.memo
-        elif not known and local.peek(call.slot) is entry:
+                self._memos[_identity(call, entry)] = entry.memo
+        elif local.peek(call.slot) is entry:
             local.put(call.slot, entry)  # it has grown by what it remembers
         return built
+
+    def _recalled(self, call: Call, entry: Entry) -> bool:
+        """Without a local tier the same answer comes as a new entry each time."""
+        if self.engine.storage.local is None:
+            entry.memo = self._memos.get(_identity(call, entry))
+        return entry.memo is not None
+
+    def _is_sound(self, call: Call, entry: Entry) -> bool:
+        """May what comes from outside be the answer that it says it is?"""
+        if type(entry) is not ForeignEntry or entry.memo is not None or entry.forms:
+            return True
+        if entry.kind is Kind.HTTP:
+            if self._recalled(call, entry):
+                return True
+            return is_json(entry) and parse(entry.payload) is not None
+        return entry.kind is not Kind.SSE or (is_head(entry) and is_stream(entry.payload))
 
     # Asking
 
@@ -271,6 +287,7 @@ class Binding:
         seconds = getattr(timeout, "read", timeout)
         patience = None if seconds is None else float(seconds) * tries
         leads, follows = self.lanes(call)
+        usage = leads == WHOLE and call.endpoint.usage_on_demand
         return Ask(
             key=call.key,
             slot=call.slot,
@@ -278,6 +295,7 @@ class Binding:
             load=load,
             accepts=lambda entry: self.form(call, entry) is not None,
             live=live,
+            form=None if live is None else EventForm(usage=usage),
             leads=leads,
             follows=follows,
             patience=patience,
@@ -361,19 +379,16 @@ class Binding:
 
 def snapshot(value: Any) -> Any:
     """A copy of what is keyed, as it will be sent, for work that begins later."""
+    if type(value) in _SCALARS:
+        return value
     try:
         return orjson.loads(orjson.dumps(value, default=plain_json))
     except (orjson.JSONEncodeError, orjson.JSONDecodeError):  # e.g. an integer past 64 bits
         return copy.deepcopy(value)
 
 
-def _is_sound(entry: Entry) -> bool:
-    """May what comes from outside be the answer that it says it is?"""
-    if type(entry) is not ForeignEntry or entry.memo is not None or entry.forms:
-        return True
-    if entry.kind is Kind.HTTP:
-        return is_json(entry) and parse(entry.payload) is not None
-    return entry.kind is not Kind.SSE or (is_head(entry) and is_stream(entry.payload))
+def _identity(call: Call, entry: Entry) -> int:
+    return hash((call.slot, entry.head, entry.payload))
 
 
 def _without_form(params: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -26,6 +26,7 @@ from .._flights import OutOfPatience
 from .._policy import Policy, Request
 from .._status import CacheStatus, LiveStatus, mark
 from .._streams import Live
+from .._tally import note_paid
 from ._binding import RAW_HEADER, Binding, Call, given, parse, snapshot, without_directives
 from ._embeddings import Assembled, Gathering, Items, Whole, split
 from ._endpoints import BY_PATH, ENDPOINTS, Endpoint
@@ -137,6 +138,7 @@ class _Call:
         stats = self._engine.stats
         stats.bypassed += 1
         stats.upstream_calls += 1
+        note_paid(stored=False, usage=None)
         return await self._deliver(await self._ask_upstream(), ("", *_MISS[:4], "bypass"))
 
     async def _ask_upstream(self, options: FinalRequestOptions | None = None) -> Reply:
@@ -207,7 +209,7 @@ class _Call:
         asked = replace(ask, key=items.key)
         load = functools.partial(self._load_items, call, items.slots, by_slot)
         try:
-            assembled = await Gathering(self._engine, asked, items, load).answer()
+            assembled = await Gathering(self._engine, asked, items, load, call.due).answer()
         except OutOfPatience:
             raise APITimeoutError(request=self._request()) from None
         except Whole as whole:

@@ -9,20 +9,20 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import random
 from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import orjson
 
 from .._batches import Batch, Fetched
-from .._engine import Answer, Ask, Engine, Landed
+from .._engine import Answer, Ask, Engine, Landed, replaces
 from .._entry import Entry, Kind, Usage
 from .._errors import NotCached
 from .._flights import FlightLost, OutOfPatience
 from .._keys import canonical
-from .._policy import Verdict, decide, due_early, refused_as
+from .._policy import Verdict, decide, refused_as
 from .._storage import Found
+from .._tally import note_paid
 from ._endpoints import Body
 
 Load = Callable[[Sequence[str] | None], Awaitable[Fetched]]
@@ -114,7 +114,16 @@ class Whole(Exception):
 class Gathering:
     """One call's items."""
 
-    def __init__(self, engine: Engine, ask: Ask, items: Items, load: Load) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        ask: Ask,
+        items: Items,
+        load: Load,
+        due: frozenset[str] | None = None,
+    ) -> None:
+        self._due = due
+        """What to refresh ahead of time; None: not known yet."""
         self._engine = engine
         self._ask = ask
         self._items = items
@@ -193,7 +202,7 @@ class Gathering:
             return
         self._found[slot] = found
         if verdict is Verdict.REVALIDATE or (
-            policy.refresh_ahead and due_early(entry, policy, now, random.random())
+            slot in self._due if self._due is not None else self._engine.is_due(entry, policy)
         ):
             self._aged.append(slot)
 
@@ -224,7 +233,7 @@ class Gathering:
         return self._engine.batches.start(
             self._ask,
             slots,
-            lambda: self._load(None if every else slots),
+            lambda slots: self._load(None if every else slots),
             instead=self._whole if every else None,
             shared=not policy.no_cache and not policy.no_store,
         )
@@ -323,6 +332,9 @@ class Gathering:
         if free and (saved := _usage(free)) is not None:
             engine.stats.tokens_saved.add(saved)
         brought = summary(list(self._brought.values()), engine.clock())
+        for fetched in self._paid:
+            usage = _usage(list(fetched.entries.values()))
+            note_paid(stored=fetched.stored >= fetched.entries.keys(), usage=usage)
         engine.tell("miss" if leader else "collapsed", ask, entry=brought)
         stored = self._stored >= self._brought.keys()
         fwd = ("request" if ask.policy.no_cache else ask.fwd) if leader else "miss"
@@ -341,21 +353,28 @@ class Gathering:
         ]
         if not slots or ask.policy.only_if_cached:
             return
-        batch = engine.batches.start(ask, slots, lambda: self._load(slots))
+        seen = {slot: self._found[slot].entry for slot in slots}
+
+        def replaced(slot: str, entry: Entry) -> bool:
+            fresh = decide(entry, ask.policy, engine.clock()) is Verdict.FRESH
+            return fresh and replaces(entry, seen[slot])
+
+        batch = engine.batches.start(ask, slots, self._load, replaced=replaced)
         engine.refreshes.watch(
             batch.flight, ask, slots, lambda fetched: self._refreshed(slots, fetched)
         )
 
     def _refreshed(self, slots: list[str], fetched: Fetched) -> None:
         engine = self._engine
-        engine.stats.refreshes += 1
-        engine.tell("refresh", self._ask)
-        for slot in slots:
+        if fetched.asked:
+            engine.stats.refreshes += 1
+            engine.tell("refresh", self._ask)
+        for slot in slots:  # what another process is refreshing is not asked about again at once
             if slot not in fetched.stored:
                 engine.refreshes.failures.note(slot, outage=False)
 
 
-async def _all(joins: list[Coroutine[Any, Any, Fetched]]) -> list[Fetched | BaseException]:
+async def _all(joins: Sequence[Coroutine[Any, Any, Fetched]]) -> list[Fetched | BaseException]:
     """The outcomes of several waits, which begin and end together; of one without a task."""
     if len(joins) > 1:
         return await asyncio.gather(*joins, return_exceptions=True)

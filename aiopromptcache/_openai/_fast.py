@@ -17,6 +17,7 @@ from openai import APITimeoutError, not_given
 from .._engine import Answer, Ask, Loaded
 from .._entry import Entry, Kind
 from .._flights import OutOfPatience
+from .._policy import Verdict, decide
 from .._status import mark
 from .._streams import Live
 from ._binding import RAW_HEADER, Binding, Call, given, planned, snapshot
@@ -133,7 +134,7 @@ class _FastCall:
         if call.policy.no_cache:
             return None, call
         if call.items is not None:
-            return self._items_from_memory(call, call.items), call
+            return self._items_from_memory(call, call.items)
         entry = engine.peek(call.slot, call.policy)
         if entry is not None and (form := self._binding.form(call, entry)) is not None:
             return self._answered(call, engine.hit(call.key, form, engine.storage.local_name))
@@ -141,20 +142,26 @@ class _FastCall:
             return None, call
         return self._offered(call, ask := self._ask(call), engine.local(ask))
 
-    def _items_from_memory(self, call: Call, items: Items) -> Any:
+    def _items_from_memory(self, call: Call, items: Items) -> tuple[Any, Call]:
         """A new object if all items are fresh here; the complete layer does the rest."""
-        engine, entries = self._binding.engine, []
+        engine, policy, entries = self._binding.engine, call.policy, []
         for slot in items.slots:
-            entry = engine.peek(slot, call.policy)
+            entry = engine.storage.peek(slot)
             if entry is None or entry.kind is not Kind.VECTOR:
-                return None
+                return None, call
+            if decide(entry, policy, engine.clock()) is not Verdict.FRESH:
+                return None, call
             entries.append(entry)
+        if policy.refresh_ahead:
+            pairs = zip(items.slots, entries, strict=True)
+            if due := frozenset(slot for slot, entry in pairs if engine.is_due(entry, policy)):
+                return None, call._replace(due=due)
         whole = summary(entries, engine.clock())
         answer = engine.hit(items.key, whole, engine.storage.local_name)
         assembler = self._binding.assembler
         built = assembler.response(entries, None, decoded=self._vectors)
-        built.__dict__["_request_id"] = assembler.request_id(entries[0])
-        return self._deliver(answer, built, lambda: assembler.http(entries, None, None))
+        vars(built)["_request_id"] = assembler.request_id(entries[0])
+        return self._deliver(answer, built, lambda: assembler.http(entries, None, None)), call
 
     @property
     def as_asked(self) -> dict[str, Any]:
@@ -189,10 +196,18 @@ class _FastCall:
     async def _from_remote(self, call: Call) -> tuple[Any, Call]:
         loop = asyncio.get_running_loop()
         started = loop.time()
+        engine, policy = self._binding.engine, call.policy
+        claim = not (policy.only_if_cached or policy.no_store)
+        found = await engine.storage.look(call.slot, promote=not policy.no_store, claim=claim)
+        if found is None:
+            return None, call._replace(spent=loop.time() - started)
+        if engine.settled(found.entry, policy):
+            form = self._binding.form(call, found.entry)
+            if form is not None:
+                return self._answered(call, engine.hit(call.key, form, found.tier))
+        call = call._replace(spent=loop.time() - started)
         ask = self._ask(call)
-        claim = not call.policy.only_if_cached
-        answer = await self._binding.engine.remote(ask, claim=claim)
-        return self._offered(call._replace(spent=loop.time() - started), ask, answer)
+        return self._offered(call, ask, engine.offer(ask, found))
 
     def _ask(self, call: Call) -> Ask:
         live = Live() if call.request.stream else None

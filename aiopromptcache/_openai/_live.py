@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 from openai import APIStatusError
 from openai._models import FinalRequestOptions
 
+from .._entry import Entry, Kind
 from .._errors import StreamBroken
 from .._flights import OutOfPatience
+from .._follow import Unsuitable
 from .._streams import Live
 from ._endpoints import Endpoint
 from ._playback import Source
-from ._record import library_of
+from ._record import has_usage, is_head, library_of, pack_head
 from ._sse import Splitter, hide_usage, is_last
 
 _DRAIN_SECONDS = 0.1
@@ -33,10 +35,12 @@ class Reply(NamedTuple):
 class Head:
     """What is known of a live stream before its first event."""
 
-    __slots__ = ("_hidden", "_last", "reply", "usage", "ways", "ways_hidden")
+    __slots__ = ("_hidden", "_last", "_packed", "reply", "usage", "ways", "ways_hidden")
 
-    def __init__(self, reply: Reply, *, usage: bool) -> None:
+    def __init__(self, reply: Reply | None, *, usage: bool, packed: bytes | None = None) -> None:
         self.reply = reply
+        """None where another process has it."""
+        self._packed = packed
         self.usage = usage
         """Was the upstream asked to put the usage into it?"""
         self.ways = bytearray()
@@ -46,11 +50,40 @@ class Head:
         self._last = -1
         self._hidden = b""
 
+    @property
+    def packed(self) -> bytes:
+        """The upstream's status and headers, as they are kept."""
+        if self._packed is None:
+            assert self.reply is not None
+            self._packed = pack_head(self.reply.response, usage=self.usage)
+        return self._packed
+
     def hide(self, place: int, block: bytes) -> bytes:
         """One event, for a consumer who did not ask for usage. Most ask for the same one."""
         if place != self._last:
             self._last, self._hidden = place, hide_usage(block)
         return self._hidden
+
+
+class EventForm:
+    """How an event stream is passed on to other processes; `usage`: is it to say its usage?"""
+
+    kind = Kind.SSE
+
+    def __init__(self, *, usage: bool) -> None:
+        self._usage = usage
+
+    def pack(self, head: Head) -> bytes:
+        """See `Form.pack`."""
+        return head.packed
+
+    def unpack(self, packed: bytes) -> Head:
+        """See `Form.unpack`."""
+        entry = Entry(Kind.SSE, b"", stored_at=0.0, ttl=None, head=packed)
+        usage = has_usage(entry)
+        if not packed or not is_head(entry) or (self._usage and not usage):
+            raise Unsuitable
+        return Head(None, usage=usage, packed=packed)
 
 
 async def read_upstream(live: Live, response: Any, endpoint: Endpoint) -> None:

@@ -172,6 +172,11 @@ class Playback(AsyncStream[Any]):
             if source.closed and source.position:
                 self._over = True
                 raise APIConnectionError(request=self.response.request) from broken
+            if not source.closed:
+                await self._end()
+                raise APIConnectionError(
+                    message=f"Connection error: {broken}", request=self.response.request
+                ) from broken
         except OutOfPatience as error:
             await self._end()
             raise APITimeoutError(request=self.response.request) from error

@@ -89,9 +89,10 @@ def is_head(entry: Entry) -> bool:
 
 def is_json(entry: Entry) -> bool:
     """True where the SDK reads the body as JSON because its content type says so."""
-    if not is_head(entry):
+    try:
+        _, headers = unpack_head(entry)
+    except (TypeError, ValueError):
         return False
-    _, headers = unpack_head(entry)
     return says_json(next((value for name, value in headers if name.lower() == _TYPE), None))
 
 

@@ -15,7 +15,7 @@ from ._binding import Binding, Call
 from ._forms import cut, cuts_of
 from ._live import Blocks, Head, Reply, read_upstream
 from ._playback import Source, Tape
-from ._record import add_cache_status, pack_head, played, with_stream
+from ._record import add_cache_status, played, with_stream
 from ._sse import accumulate
 
 
@@ -52,10 +52,10 @@ def _play_live(
         reader.view = head.hide
 
     def make(source: Source) -> Any:
-        reply = head.reply.response
-        if not reader.leader:
-            entry = Entry(Kind.SSE, b"", stored_at=0.0, ttl=None, head=pack_head(reply))
+        if not reader.leader or head.reply is None:
+            entry = Entry(Kind.SSE, b"", stored_at=0.0, ttl=None, head=head.packed)
             return _response(entry, request(), source, status.arguments)
+        reply = head.reply.response
         response = with_stream(reply, Blocks(source, reply.request), source.aclose)
         add_cache_status(response, str(CacheStatus(*status.arguments)))
         return response

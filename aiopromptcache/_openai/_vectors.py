@@ -4,14 +4,14 @@ An item's record is a `Kind.VECTOR` entry. Its payload:
 
     offset  bytes  what
     0       1      form of the vector: 0 = float32 that came as base64, 1 = float32 that came as
-                   numbers, 2 = numbers as JSON, because float32 would lose bits of them
+                   numbers; where that would lose bits, 2 = float64, or 3 = numbers as JSON
     1       4      the item's place in the answer that brought it, little-endian as all that follows
     5       4      how many items that answer had
     9       4      n, length of the description
     13      4      m, length of the usage
     17      n      the description: JSON [the answer without its data, the item without its vector]
     17+n    m      the usage of the whole answer, JSON
-    17+n+m  …      the vector; float32
+    17+n+m  …      the vector
 
 What cannot be kept so without changing it (a server that only resembles OpenAI) is not taken apart.
 """
@@ -37,7 +37,7 @@ from .._entry import Entry, Kind, Usage
 from ._endpoints import Body, usage_of
 from ._record import request_id
 
-BASE64, FLOATS, JSON = range(3)
+BASE64, FLOATS, DOUBLES, JSON = range(4)
 _HEAD = struct.Struct("<BIIII")
 _SCALARS = (str, int, float, bool, type(None))
 _LONG_NUMBER = re.compile(rb"(?<![\d.])\d{19}")
@@ -121,6 +121,7 @@ def _pack(vector: object) -> tuple[int, bytes] | None:
             single = array.array("f")
         if single.tolist() == vector:
             return FLOATS, _little(single).tobytes()
+        return DOUBLES, _little(array.array("d", vector)).tobytes()
     if not kinds <= {float, int} or not all(abs(number) < _EXACT_INT for number in vector):
         return None
     return JSON, orjson.dumps(vector)
@@ -315,9 +316,9 @@ def _vector(entry: Entry, form: int, start: int, decoded: bool) -> Any:
         return orjson.loads(payload[start:])
     if form == BASE64 and not decoded:
         return base64.b64encode(payload[start:]).decode()
-    single = array.array("f")
-    single.frombytes(memoryview(payload)[start:])
-    return _little(single).tolist()
+    packed = array.array("d" if form == DOUBLES else "f")
+    packed.frombytes(memoryview(payload)[start:])
+    return _little(packed).tolist()
 
 
 def added(usages: Iterable[Mapping[str, Any]]) -> Body | None:

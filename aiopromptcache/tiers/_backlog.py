@@ -11,6 +11,8 @@ from ._base import GIVEN, Lease
 
 MAX_ENTRIES = 1_000
 MAX_BYTES = 64 * 2**20
+BATCH_BYTES = 2**20
+"""Bytes that are written together, unless one entry has more."""
 
 
 class Missed(NamedTuple):
@@ -21,6 +23,8 @@ class Missed(NamedTuple):
 
     entry: Entry | None
     lease: Lease
+    tries: int = 0
+    """How often it could not be written alone while the tier answered."""
 
 
 class Backlog:
@@ -39,8 +43,10 @@ class Backlog:
         return bool(self.slots) or self.cleared is not None or bool(self.tags)
 
     def put(self, missed: Missed) -> None:
-        """Remember a write."""
+        """Remember a write; of an entry larger than everything only that it is no longer."""
         slot = missed.lease.slot
+        if _size(missed) > MAX_BYTES:
+            missed = missed._replace(entry=None)
         self.drop([slot])
         self.slots[slot] = missed
         self._bytes += _size(missed)
@@ -93,8 +99,15 @@ class Backlog:
                     self.put(missed._replace(entry=None))
 
     def batch(self, count: int) -> list[Missed]:
-        """The oldest of what waits."""
-        return list(islice(self.slots.values(), count))
+        """The oldest of what waits: so many at most, and not too large together."""
+        batch: list[Missed] = []
+        size = 0
+        for missed in islice(self.slots.values(), count):
+            size += _size(missed)
+            if batch and size > BATCH_BYTES:
+                break
+            batch.append(missed)
+        return batch
 
     # Over what the tier says
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import builtins
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -117,11 +117,23 @@ class News(NamedTuple):
     """What another process did, or this one.
 
     Kinds: "stored" (a lease was filled), "dropped" (set by a caller, or deleted), "released" (a
-    lease given back unfilled), "tag" and "clear" (invalidated), "listening" (the news come in
-    from `position` on; `lost` says that some before it may have been missed).
+    lease given back unfilled), "unstorable" (the same, and what comes of others will not be stored
+    either), "tag" and "clear" (invalidated), "listening" (the news come in from `position` on;
+    `lost` says that some before it may have been missed), "wanted" and "unwanted" (somebody came to
+    follow the stream that is being read for a slot, or the last one left; see `Relay`).
     """
 
-    kind: Literal["stored", "dropped", "released", "tag", "clear", "listening"]
+    kind: Literal[
+        "stored",
+        "dropped",
+        "released",
+        "unstorable",
+        "tag",
+        "clear",
+        "listening",
+        "wanted",
+        "unwanted",
+    ]
     position: str
     name: str = ""
     """The slot, or the tag."""
@@ -146,12 +158,15 @@ class SharedTier(Tier, Protocol):
         """
         ...
 
-    async def fill(self, entries: Sequence[tuple[Entry, Lease]]) -> Sequence[bool]:
-        """Store what leases were taken for; False where something overtook one."""
+    async def fill(self, entries: Sequence[tuple[Entry, Lease]]) -> Sequence[bool | None]:
+        """Store what leases were taken for; False where something overtook one.
+
+        None for what the tier cannot keep: then the lease is free, and the slot empty.
+        """
         ...
 
-    async def release(self, leases: Sequence[Lease]) -> None:
-        """Give leases back unfilled."""
+    async def release(self, leases: Sequence[Lease], *, shareable: bool = True) -> None:
+        """Give leases back unfilled; not `shareable`: others need not wait for one another."""
         ...
 
     async def renew(self, leases: Sequence[Lease]) -> None:
@@ -165,4 +180,50 @@ class SharedTier(Tier, Protocol):
 
         Raises whatever ended it.
         """
+        ...
+
+
+class Relay(Protocol):
+    """How a shared tier passes on streams that are still coming.
+
+    A stream is known by the token of the lease under which it is made.
+    """
+
+    async def want(self, slot: str, reader: str, seconds: float) -> str | None:
+        """Be a reader of the stream under the slot's lease for so long; None where there is no
+        lease. The news say so of a new one.
+        """
+        ...
+
+    async def unwant(self, slot: str, stream: str, reader: str) -> None:
+        """Be a reader no more; the news say when nobody is left."""
+        ...
+
+    async def wanted(self, slot: str, stream: str) -> bool:
+        """Does anybody read it?"""
+        ...
+
+    async def publish(self, slot: str, stream: str, record: bytes, keep: str) -> str:
+        """Add a record, and let go of those before the place `keep` ("": of none); gives its place.
+
+        What nobody adds to for some time is gone.
+        """
+        ...
+
+    def follow(
+        self, slot: str, stream: str, silence: float, timeout: float
+    ) -> AsyncIterator[bytes | None]:
+        """The records from the first that is kept on, as they come, and None for each silence of
+        so many seconds. Raises what ends it; `timeout` is how late the tier may be.
+        """
+        ...
+
+
+@runtime_checkable
+class RelayTier(SharedTier, Protocol):
+    """A shared tier that can pass on streams."""
+
+    @property
+    def relay(self) -> Relay:
+        """What does it."""
         ...

@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from ._deadlines import Deadlines
+
 I = TypeVar("I")  # noqa: E741  # an item
 O = TypeVar("O")  # noqa: E741  # its outcome
 
@@ -26,6 +28,7 @@ class Batcher(Generic[I, O]):
     def __init__(self, run: Callable[[list[I]], Awaitable[Sequence[O]]], timeout: float) -> None:
         self._run = run
         self._timeout = timeout
+        self._deadlines = Deadlines(timeout)
         self._queue: deque[tuple[I, asyncio.Future[O]]] = deque()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -60,7 +63,7 @@ class Batcher(Generic[I, O]):
 
     async def _work(self, batch: list[tuple[I, asyncio.Future[O]]]) -> None:
         try:
-            async with asyncio.timeout(self._timeout):
+            with self._deadlines.within(self._timeout):
                 outcomes = await self._run([item for item, _ in batch])
         except asyncio.CancelledError:
             for _, future in batch:

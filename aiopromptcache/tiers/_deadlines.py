@@ -2,6 +2,8 @@
 
 `asyncio.timeout` makes and cancels a timer each time, and the loop's heap keeps the cancelled ones
 for a while. Here most deadlines never touch the loop: a timer looks now and then at what is late.
+Time in which the loop was busy with other work does not count: the reply may be there by then, and
+it is nobody's fault but ours that it was not read.
 """
 
 from __future__ import annotations
@@ -40,17 +42,20 @@ class Deadlines:
         self._open.discard(deadline)
 
     def _look(self) -> None:
-        self._timer = None
-        if not self._open or self._loop is None:
+        timer, self._timer = self._timer, None
+        if not self._open or self._loop is None or timer is None:
             return
         now = self._loop.time()
-        for deadline in [deadline for deadline in self._open if deadline.at <= now]:
-            deadline.pass_()
+        busy = max(0.0, now - timer.when())
+        for deadline in list(self._open):
+            deadline.at += busy
+            if deadline.at <= now:
+                deadline.pass_()
         self._timer = self._loop.call_later(self._every, self._look)
 
 
 class Deadline:
-    """As `asyncio.timeout`, for one body in one task."""
+    """As `asyncio.timeout`, for one body in one task; entered without awaiting."""
 
     __slots__ = ("_cancelling", "_deadlines", "_passed", "_task", "at")
 
@@ -59,7 +64,7 @@ class Deadline:
         self._passed = False
         self.at = seconds  # until it is entered
 
-    async def __aenter__(self) -> None:
+    def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
         loop = task.get_loop()
@@ -68,7 +73,7 @@ class Deadline:
         self.at += loop.time()
         self._deadlines.add(self, loop)
 
-    async def __aexit__(
+    def __exit__(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,

@@ -37,6 +37,8 @@ BEGINNING = "0-0"
 """The position of who has heard nothing yet: all news count."""
 CATCH_UP = 100
 """Missed writes that are made good at once."""
+TRIES = 3
+"""How often a missed write is tried alone, while reads are answered, before it is given up."""
 
 
 class _Out(Exception):
@@ -83,6 +85,9 @@ class Guard:
         self._probing: asyncio.Task[None] | None = None
         self._slow = False
         """Was the latest failure one that took its time?"""
+        self._refused = False
+        """Was it the tier's word that it takes no writes?"""
+        self._at_once = CATCH_UP
         self._warned = False
         self._quiet_until = 0.0
 
@@ -184,9 +189,9 @@ class Guard:
         """See `SharedTier.renew`."""
         await self._quietly(lambda tier: tier.renew(held))
 
-    async def give_back(self, leases: Sequence[Lease]) -> None:
+    async def give_back(self, leases: Sequence[Lease], *, shareable: bool = True) -> None:
         """See `SharedTier.release`."""
-        await self._quietly(lambda tier: tier.release(leases))
+        await self._quietly(lambda tier: tier.release(leases, shareable=shareable))
 
     async def _quietly(self, operation: Callable[[SharedTier], Awaitable[None]]) -> None:
         tier = self._shared()
@@ -200,8 +205,11 @@ class Guard:
     async def delete(self, slots: Sequence[str]) -> builtins.set[str]:
         """See `Tier.delete`."""
         self._backlog.drop(slots)
+        timeout = self._bulk if len(slots) > CATCH_UP else None  # its steps have the usual one
         try:
-            return await self._attempt(self._writes, lambda: self.tier.delete(slots))
+            return await self._attempt(
+                self._writes, lambda: self.tier.delete(slots), timeout=timeout
+            )
         except _Out:
             self._miss({slot: Missed(None, self.right(slot)) for slot in slots})
             return set()
@@ -275,7 +283,7 @@ class Guard:
         loop = asyncio.get_running_loop()
         started = loop.time()
         try:
-            async with self._deadlines.within(timeout):
+            with self._deadlines.within(timeout):
                 result = await operation()
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
@@ -302,7 +310,7 @@ class Guard:
         if not self._reads.open:  # what follows belongs to the same outage
             self._context.notify("error", None, None, error)
         self._slow = took > RETRY_SECONDS or isinstance(error, Refused)
-        refused = isinstance(error, Refused)
+        self._refused = refused = isinstance(error, Refused)
         opened = self._writes.failed()
         opened = (not refused and self._reads.failed()) or (refused and opened)
         self._warn(error, always=opened)
@@ -367,8 +375,7 @@ class Guard:
     async def _probe(self) -> None:
         was_open = self._reads.open or self._writes.open
         if self._reads.open:
-            slot = f"{self._context.namespace}:probe"
-            await self._try(self._reads, lambda: self.tier.get([slot]), self.timeout)
+            await self._answers()
             self._reads.close()
         if self._writes.open or self._backlog:
             await self._catch_up()
@@ -377,6 +384,10 @@ class Guard:
             self._warned = False
             logger.warning("cache tier %s is back", self.name)
             self._context.notify("breaker", None, None, None)
+
+    async def _answers(self) -> None:
+        slot = f"{self._context.namespace}:probe"
+        await self._try(self._reads, lambda: self.tier.get([slot]), self.timeout)
 
     async def _catch_up(self) -> None:
         """Write what waits; meanwhile new writes wait too, so that the newest comes last."""
@@ -395,16 +406,38 @@ class Guard:
         if tags := frozenset(backlog.tags):
             await self._write(lambda: self.tier.invalidate(namespace, tags), self._bulk)
             backlog.tags -= tags
-        missed = backlog.batch(CATCH_UP)
+        missed = backlog.batch(self._at_once)
         if gone := [m.lease.slot for m in missed if m.entry is None]:
             await self._write(lambda: self.tier.delete(gone))
         now = self._context.clock()
         live = [(m.entry, m.lease) for m in missed if m.entry and m.entry.expires_at > now]
         if live:
-            await self._write(lambda: self._store(live))
+            try:
+                await self._write(lambda: self._store(live))
+            except _Out:
+                await self._suspect(missed)
+                raise
+            self._at_once = min(2 * self._at_once, CATCH_UP)
         for item in missed:
             if backlog.slots.get(item.lease.slot) is item:  # nothing newer came in the meantime
                 backlog.drop([item.lease.slot])
+
+    async def _suspect(self, missed: list[Missed]) -> None:
+        """One entry that the tier never takes must not keep out all others: they go alone next.
+
+        One that fails alone goes last; after some tries a removal stands in for it.
+        """
+        if self._refused:
+            return
+        self._at_once = 1
+        if len(missed) > 1:
+            return
+        await self._answers()
+        [item] = missed
+        if self._backlog.slots.get(item.lease.slot) is item:
+            tries = item.tries + 1
+            entry = None if tries >= TRIES else item.entry
+            self._backlog.put(item._replace(entry=entry, tries=tries))
 
     async def _write(
         self, operation: Callable[[], Awaitable[Any]], timeout: float | None = None

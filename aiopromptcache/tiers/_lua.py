@@ -27,7 +27,7 @@ class Script:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+        self.sha = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest().encode()
 
 
 class Call(NamedTuple):
@@ -251,15 +251,15 @@ return {}
 """
 )
 
-# KEYS: lease [, log]. ARGV: token, name, sealed name, writer. Gives 1 where the lease was given
-# back and others wait for it.
+# KEYS: lease [, log]. ARGV: token, name, sealed name, writer, kind of news. Gives 1 where the lease
+# was given back and others wait for it.
 RELEASE = Script(
     _COMMON
     + """
 local held, waited = holder(KEYS[1])
 if not owns(held, ARGV[1]) then return 0 end
 redis.call('DEL', KEYS[1])
-if waited and KEYS[2] then say(KEYS[2], 'r', ARGV[2], ARGV[3], ARGV[4]) end
+if waited and KEYS[2] then say(KEYS[2], ARGV[5], ARGV[2], ARGV[3], ARGV[4]) end
 return waited and 1 or 0
 """
 )

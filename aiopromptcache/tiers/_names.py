@@ -2,6 +2,8 @@
 
     prefix:namespace:e:{key}     an entry
     prefix:namespace:l:{key}     the lease on it
+    prefix:namespace:v:{key}:id  a stream that is still coming, and is wanted elsewhere
+    prefix:namespace:w:{key}     who wants it
     prefix:{namespace}:t:tag     the entries that carry a tag
     prefix:{namespace}:i         all entries by age, where their number is bounded
     prefix:{namespace}:log       who changed what
@@ -42,13 +44,28 @@ class Names:
     def places(self, slot: str) -> Places:
         """Everything about one slot."""
         namespace, _, key = slot.partition(":")
-        base = self._prefix + b":" + namespace.encode() + b":"
+        base = self._base(namespace)
         if self._cipher is None:
-            names: tuple[bytes, ...] = (b"{" + _unbraced(key) + b"}",)
-        else:
-            names = tuple(b"{" + name + b"}" for name in self._cipher.hide(_bytes(slot)))
+            name = b"{" + _unbraced(key) + b"}"
+            return Places(base + b"e:" + name, base + b"l:" + name, (), (name,))
+        names = tuple([b"{" + name + b"}" for name in self._cipher.hide(_bytes(slot))])
         entry, *older = [base + b"e:" + name for name in names]
         return Places(entry, base + b"l:" + names[0], tuple(older), names)
+
+    def _base(self, namespace: str) -> bytes:
+        return self._prefix + b":" + namespace.encode() + b":"
+
+    def stream(self, slot: str, stream: str) -> bytes:
+        """One live stream for a slot, beside its entry."""
+        return self._beside(slot, b"v:") + b":" + stream.encode()
+
+    def readers(self, slot: str) -> bytes:
+        """Who wants a slot's live streams."""
+        return self._beside(slot, b"w:")
+
+    def _beside(self, slot: str, kind: bytes) -> bytes:
+        namespace = slot.partition(":")[0].encode()
+        return self._prefix + b":" + namespace + b":" + kind + self.places(slot).names[0]
 
     def tag_sets(self, namespace: str, tag: str) -> list[bytes]:
         """The sets of a tag, the one for writing first."""
@@ -94,8 +111,8 @@ def _bytes(text: str) -> bytes:
 
 
 def _unbraced(key: str) -> bytes:
-    """A cluster would take the first "}" for the end."""
-    return _bytes(key.replace("%", "%25").replace("}", "%7D"))
+    """A cluster would take the first "}" for the end, and heeds no braces with nothing in them."""
+    return _bytes(key.replace("%", "%25").replace("}", "%7D")) or b"%"
 
 
 def _literal(pattern: bytes) -> bytes:

@@ -23,6 +23,9 @@ _KINDS: dict[bytes, Any] = {
     b"s": "stored",
     b"d": "dropped",
     b"r": "released",
+    b"n": "unstorable",
+    b"w": "wanted",
+    b"u": "unwanted",
     b"t": "tag",
     b"c": "clear",
 }
@@ -96,5 +99,8 @@ def _news(position: str, fields: list[bytes], names: Names, writer: str) -> News
     own = who.decode() == writer
     try:
         return News(_KINDS[kind], position, names.unsealed(sealed), own)
-    except BadRecord:  # said with a secret that we do not have: it may be about anything
+    except BadRecord:
+        if kind in (b"w", b"u"):  # who has another secret cannot follow us
+            return None
+        # Said with a secret that we do not have: it may be about anything.
         return News("clear", position, own=own) if sealed else News(_KINDS[kind], position, own=own)

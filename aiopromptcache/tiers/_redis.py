@@ -33,7 +33,7 @@ from ._names import Names, Places
 from ._wire import MAX_CONTENT, BadRecord, decode, encode, writable
 
 BATCH = 1_000
-"""Keys that `clear` and `invalidate` handle at once."""
+"""Keys that `clear`, `invalidate` and `delete` handle at once."""
 CLOCK_SECONDS = 60.0
 """How often the server's clock is read again."""
 MARK = 24
@@ -66,7 +66,8 @@ class RedisTier:
 
     name = "redis"
     bulk_timeout = 60.0
-    """Seconds that `clear` and `invalidate` may take; each of their steps has the `timeout`."""
+    """Seconds that `clear`, `invalidate` and a `delete` of many keys may take; each of their steps
+    has the `timeout`."""
 
     def __init__(
         self,
@@ -80,6 +81,7 @@ class RedisTier:
         encryption_key: str | bytes | Sequence[str | bytes] | None = None,
     ) -> None:
         from ._link import Link  # takes redis along, for those who use it only
+        from ._relay import RedisRelay
 
         self.timeout = _more_than_zero("timeout", timeout)
         self.lease = _more_than_zero("lease", lease)
@@ -97,6 +99,8 @@ class RedisTier:
         self._attached: list[str] = []
         self._writer = secrets.token_hex(8)
         self._tokens = itertools.count()
+        self.relay = RedisRelay(self._link, self._names, self._cipher, self._writer)
+        """Passes on streams that are still coming; see `RelayTier`."""
         self._writes: Batcher[_Write, bool] = Batcher(self._write, self.timeout)
         self._drops: Batcher[str, bool] = Batcher(self._drop, self.timeout)
         self._offset: float = 0.0
@@ -129,12 +133,16 @@ class RedisTier:
     async def set(self, entries: Mapping[str, Entry]) -> None:
         """See `Tier.set`. What is written at the same moment is one pipeline."""
         writes = [_Write(entry, Lease(slot, "", ""), True) for slot, entry in entries.items()]
-        await asyncio.gather(*[self._writes.do(write) for write in writes])
+        await asyncio.gather(*[self._store(write) for write in writes])
 
     async def delete(self, slots: Sequence[str]) -> builtins.set[str]:
         """See `Tier.delete`."""
-        removed = await asyncio.gather(*[self._drops.do(slot) for slot in slots])
-        return {slot for slot, there in zip(slots, removed, strict=True) if there}
+        removed: builtins.set[str] = set()
+        for at in range(0, len(slots), BATCH):
+            some = slots[at : at + BATCH]
+            there = await asyncio.gather(*[self._drops.do(slot) for slot in some])
+            removed.update(slot for slot, was in zip(some, there, strict=True) if was)
+        return removed
 
     async def clear(self, namespace: str) -> int:
         """See `Tier.clear`. Scans in batches; other namespaces are not touched."""
@@ -176,33 +184,37 @@ class RedisTier:
         self, slots: Sequence[str], *, past: bytes = b"", take: bool = False
     ) -> Sequence[Claim]:
         """See `SharedTier.claim`. One script for all."""
-        older: Mapping[str, Entry] = {}
         if self._cipher is not None and self._cipher.rotating and not (past or take):
-            older = await self.get(slots)  # on a cluster these are elsewhere
-        offset = await self._clock_offset()
-        wanted = [slot for slot in slots if slot not in older]
-        claims = await self._claim_all(wanted, past, take, offset)
+            return await self._claim_rotating(slots)
+        return await self._claim_all(slots, past, take, await self._clock_offset())
+
+    async def _claim_rotating(self, slots: Sequence[str]) -> Sequence[Claim]:
+        """Records under older keys are looked for first; on a cluster they are elsewhere."""
+        known = await self.get(slots)
+        wanted = [slot for slot in slots if slot not in known]
+        claims = await self._claim_all(wanted, b"", False, await self._clock_offset())
         by_slot = dict(zip(wanted, claims, strict=True))
-        return [by_slot[s] if s in by_slot else Claim(older[s], b"older") for s in slots]
+        return [by_slot[s] if s in by_slot else Claim(known[s], b"older") for s in slots]
 
-    async def fill(self, entries: Sequence[tuple[Entry, Lease]]) -> Sequence[bool]:
+    async def fill(self, entries: Sequence[tuple[Entry, Lease]]) -> Sequence[bool | None]:
         """See `SharedTier.fill`."""
-        return await asyncio.gather(*[self._writes.do(_Write(*filled)) for filled in entries])
+        return await asyncio.gather(*[self._store(_Write(*filled)) for filled in entries])
 
-    async def release(self, leases: Sequence[Lease]) -> None:
+    async def release(self, leases: Sequence[Lease], *, shareable: bool = True) -> None:
         """See `SharedTier.release`."""
+        kind = b"r" if shareable else b"n"
         calls: list[Call] = []
         said: list[tuple[str, bytes, bytes]] = []
         for lease in leases:
             namespace, places = lease.slot.partition(":")[0], self._names.places(lease.slot)
             name, sealed = places.names[0], self._names.sealed(lease.slot)
             log = [] if self._link.clustered else [self._names.log(namespace)]
-            args = [lease.token, name, sealed, self._writer]
+            args = [lease.token, name, sealed, self._writer, kind]
             calls.append(Call(RELEASE, [places.lease, *log], args))
             said.append((namespace, name, sealed))
         for waited, (namespace, *news) in zip(await self._link.run_all(calls), said, strict=True):
             if waited and self._link.clustered:
-                await self._say(namespace, b"r", *news)
+                await self._say(namespace, kind, *news)
 
     async def renew(self, leases: Sequence[Lease]) -> None:
         """See `SharedTier.renew`."""
@@ -287,9 +299,16 @@ class RedisTier:
 
     # Writing
 
+    async def _store(self, write: _Write) -> bool | None:
+        """None for what would not be read again: the slot is emptied, as it has a newer value."""
+        if self._writable(write):
+            return await self._writes.do(write)
+        await self._drops.do(write.lease.slot)
+        return None
+
     async def _write(self, writes: list[_Write]) -> list[bool]:
         offset = await self._clock_offset()
-        live = [write for write in writes if self._writable(write)]
+        live = [write for write in writes if write.entry.expires_at > self._now()]
         calls = [self._fill_call(write, offset) for write in live]
         replies = await self._link.run_all(calls)
         if self._link.clustered:
@@ -297,17 +316,22 @@ class RedisTier:
                 *[self._book(w, c, r) for w, c, r in zip(live, calls, replies, strict=True)]
             )
         stored = {id(write): bool(reply) for write, reply in zip(live, replies, strict=True)}
+        if self._cipher is not None and self._cipher.rotating:
+            slots = [write.lease.slot for write in live if stored[id(write)]]
+            # They would be back when the newer ones are over.
+            await self._link.unlink([k for s in slots for k in self._names.places(s).older])
         return [stored.get(id(write), False) for write in writes]
 
     def _writable(self, write: _Write) -> bool:
-        """Neither over already, nor larger than what is read again."""
-        small = writable(write.entry)
-        if not small and self._context is not None:
+        """Can it be read again?"""
+        fits = writable(write.entry)
+        if not fits and self._context is not None:
             error = ValueError(
-                f"more than {MAX_CONTENT} bytes, or many tags, are not kept in Redis"
+                f"more than {MAX_CONTENT} bytes, many tags, or text that is no Unicode in one, "
+                "are not kept in Redis"
             )
             self._context.notify("error", write.lease.slot, None, error)
-        return small and write.entry.expires_at > self._now()
+        return fits
 
     def _fill_call(self, write: _Write, offset: float) -> Call:
         entry, (slot, token, since), unconditional = write
@@ -403,10 +427,10 @@ class RedisTier:
     async def _empty_slowly(self, namespace: str, members: bytes, news: list[Any]) -> int:
         total = 0
         await self._say(namespace, b"t", *news[:2])
-        while keys := await self._link.command("ZRANGE", members, 0, BATCH - 1):
-            total += await self._link.unlink(keys)
-            await self._link.command("ZREM", members, *keys)
-            await self._link.command("ZREM", self._names.index(namespace), *keys)
+        while keys := await self._step("ZRANGE", members, 0, BATCH - 1):
+            total += await self._unlink(keys)
+            await self._step("ZREM", members, *keys)
+            await self._step("ZREM", self._names.index(namespace), *keys)
         if news[3]:
             await self._say(namespace, b"t", *news[:2])
         return total
@@ -419,7 +443,19 @@ class RedisTier:
     async def _unlink_matching(self, pattern: bytes) -> int:
         count = 0
         async for keys in self._link.scan(pattern, BATCH):
-            count += await self._link.unlink(keys)
+            count += await self._unlink(keys)
+        return count
+
+    async def _step(self, *command: Any) -> Any:
+        async with asyncio.timeout(self.timeout):
+            return await self._link.command(*command)
+
+    async def _unlink(self, keys: Sequence[bytes]) -> int:
+        """One step of many; on a cluster each key is a command."""
+        count, step = 0, 100 if self._link.clustered else BATCH
+        for at in range(0, len(keys), step):
+            async with asyncio.timeout(self.timeout):
+                count += await self._link.unlink(keys[at : at + step])
         return count
 
     async def _prune(self, members: bytes) -> None:

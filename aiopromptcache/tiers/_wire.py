@@ -48,7 +48,7 @@ def encode(entry: Entry, *, offset: float, compress_over: int | None) -> bytes:
     content = (entry.head or b"") + entry.payload
     header = orjson.dumps(_header(entry, offset, len(content)))
     flags = 0
-    if compress_over is not None and len(content) > compress_over:
+    if compress_over is not None and len(content) > compress_over and entry.kind != Kind.VECTOR:
         packed = zlib.compress(content, 1)
         if len(packed) < len(content) <= _allowed(len(packed)):
             flags, content = COMPRESSED, packed
@@ -57,10 +57,21 @@ def encode(entry: Entry, *, offset: float, compress_over: int | None) -> bytes:
 
 
 def writable(entry: Entry) -> bool:
-    """Is it small enough to be read again?"""
+    """Is it small enough to be read again, and are its labels Unicode (no lone surrogates)?"""
     labels = sum([6 * len(label) + 3 for label in (*entry.tags, entry.model or "")])
     content = len(entry.payload) + len(entry.head or b"")
-    return content <= MAX_CONTENT and labels < MAX_HEADER // 2
+    return (
+        content <= MAX_CONTENT
+        and labels < MAX_HEADER // 2
+        and all(map(_is_unicode, (*entry.tags, entry.model or "")))
+    )
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def decode(record: bytes, *, offset: float) -> Entry:
@@ -127,41 +138,42 @@ def _header(entry: Entry, offset: float, size: int) -> dict[str, Any]:
 
 
 def _entry(header: dict[str, Any], content: bytes, offset: float) -> Entry:
+    """Every part has the type that it should have: a right checksum proves nothing about that."""
     get = header.get
-    head, ttl, usage = get("h"), get("l"), get("u")
+    head, ttl, usage, tags = get("h"), get("l"), get("u"), get("g")
     split = 0 if head is None else _whole(head)
     if split > len(content):
         raise BadRecord("of another length than it says")
+    for text in (get("e"), get("m")):
+        if text is not None and type(text) is not str:
+            raise TypeError
     return ForeignEntry(
         Kind(header["k"]),
-        content[split:],
+        content[split:] if split else content,
         stored_at=_number(header["t"]) - offset,
         ttl=None if ttl is None else _span(ttl),
         stale_while_revalidate=_span(get("w", 0)),
         stale_if_error=_span(get("x", 0)),
         cost=_span(get("c", 0)),
-        tags=tuple([_text(tag) for tag in get("g", ())]),
+        tags=tuple(map(_text, tags)) if tags is not None else (),
         head=None if head is None else content[:split],
-        endpoint=_text_or_none(get("e")),
-        model=_text_or_none(get("m")),
+        endpoint=get("e"),
+        model=get("m"),
         usage=None if usage is None else Usage(*map(_whole, usage)),
     )
-
-
-# What a header may say: a right checksum is no proof that we wrote it.
 
 
 def _number(value: object) -> float:
     if (type(value) is not float and type(value) is not int) or not math.isfinite(value):
         raise TypeError
-    return float(value)
+    return value
 
 
 def _span(value: object) -> float:
     seconds = _number(value)
     if seconds < 0:
         raise ValueError
-    return seconds
+    return float(seconds)
 
 
 def _whole(value: object) -> int:
@@ -174,7 +186,3 @@ def _text(value: object) -> str:
     if type(value) is not str:
         raise TypeError
     return value
-
-
-def _text_or_none(value: object) -> str | None:
-    return None if value is None else _text(value)

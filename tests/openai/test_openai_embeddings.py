@@ -491,6 +491,29 @@ async def test_windows_hold_for_items(
         await embed(client, ["a", "b"])
 
 
+async def test_items_are_refreshed_ahead_of_time(
+    server: Server, plain: AsyncOpenAI, clock: VirtualClock
+) -> None:
+    cache = PromptCache(policy=Policy(ttl=100, refresh_ahead=1), clock=clock)
+    client = cache.wrap(plain)
+    key = status_of(await embed(client, ["a"])).key
+    await embed(client, ["b"])
+    entry = cache._engine.storage.peek(f"default:{key}")
+    assert entry is not None
+    entry.cost = 1e9  # the other one was computed in no time
+    for _ in range(3):
+        answer = await embed(client, ["b", "a"])
+        check(answer, ["b", "a"])
+        assert status_of(answer).hit
+    await until(lambda: cache.stats.refreshes == 1)
+    assert server.asked == [["a"], ["b"], ["a"]]
+
+
+async def test_an_item_is_no_value_by_itself(client: AsyncOpenAI, cache: PromptCache) -> None:
+    key = status_of(await embed(client, ["a"])).key
+    assert await cache.get(key, "nothing") == "nothing"
+
+
 async def test_a_refresh_of_items_that_fails_is_not_tried_at_once(
     server: Server, plain: AsyncOpenAI, clock: VirtualClock
 ) -> None:

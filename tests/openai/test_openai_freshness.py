@@ -235,6 +235,25 @@ async def test_streams_are_played_while_a_new_one_is_recorded(
     assert server.calls == 2
 
 
+async def test_a_stream_under_way_is_refresh_enough(
+    server: OpenAIServer, connect: Callable[..., AsyncOpenAI], clock: VirtualClock
+) -> None:
+    cache = PromptCache(policy=BOTH, clock=clock)
+    client = cache.wrap(connect())
+    await ask_stream(client)
+    clock.advance(110)
+    server.hold()
+    task = asyncio.create_task(ask_stream(client, extra_headers={"Cache-Control": "max-stale=0"}))
+    await server.wait_calls(2)
+    assert status_of(await ask_stream(client)).stale
+    await quiet()
+    assert len(cache._engine.refreshes._tasks) == 0
+    server.release()
+    assert status_of(await task).stored
+    assert status_of(await ask_stream(client)).age == 0.0
+    assert server.calls == 2
+
+
 async def test_a_stale_answer_of_a_remote_tier(
     server: OpenAIServer, connect: Callable[..., AsyncOpenAI], clock: VirtualClock
 ) -> None:
@@ -336,6 +355,49 @@ async def test_a_broken_connection_is_an_outage(
         clock.advance(30)
         with pytest.raises(raised):
             await ask(client)
+
+
+async def test_a_stream_that_breaks_off_before_its_first_event_is_an_outage(
+    server: OpenAIServer, connect: Callable[..., AsyncOpenAI], clock: VirtualClock
+) -> None:
+    cache = PromptCache(policy=BOTH, clock=clock)
+    client = cache.wrap(connect())
+    await ask_stream(client)
+    clock.advance(160)
+    server.truncate_stream(0)
+    assert status_of(await ask_stream(client)).fwd == "stale"
+    assert status_of(await ask_stream(client)).fwd is None  # asks nobody
+    assert server.calls == 2
+    clock.advance(10)
+    server.truncate_stream(1)  # too late for an old answer
+    with pytest.raises(APIConnectionError):
+        await ask_stream(client)
+    clock.advance(20)
+    server.truncate_stream(0)
+    with pytest.raises(APIConnectionError):  # the window is over
+        await ask_stream(client)
+
+
+async def test_all_who_wait_for_a_streams_first_event_are_given_the_old_answer(
+    server: OpenAIServer, connect: Callable[..., AsyncOpenAI], clock: VirtualClock
+) -> None:
+    cache = PromptCache(policy=BOTH, clock=clock)
+    client = cache.wrap(connect())
+    await ask_stream(client)
+    clock.advance(160)
+    server.truncate_stream(0)
+    server.hold_after(0)
+    tasks = [asyncio.create_task(ask_stream(client)) for _ in range(5)]
+    await server.wait_calls(2)
+    await cancel(tasks.pop())
+    server.release()
+    statuses = [status_of(stream) for stream in await gather(*map(_result, tasks))]
+    assert all(status.hit and status.stale for status in statuses)
+    assert server.calls == 2
+
+
+async def _result(task: asyncio.Task[Any]) -> Any:
+    return await task
 
 
 async def test_errors_of_the_sdk_that_nobody_upstream_has_made_are_no_outage() -> None:

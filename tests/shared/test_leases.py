@@ -290,9 +290,11 @@ async def test_a_wrapped_call_cancelled_before_it_went_upstream(url: str, raw: A
                 )
             )
 
+        openai.hold()
         caller = call(0)
         await wait_until("the claim", lambda: leases(raw))
         await cancel(caller)
+        openai.release()
         answer = await asyncio.wait_for(call(1), 2)
         assert "Hi" in answer.choices[0].message.content
         assert await leases(raw) == []

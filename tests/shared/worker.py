@@ -4,10 +4,14 @@ happened in the same way. Times are those of CLOCK_MONOTONIC, which all processe
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import statistics
 import sys
 import time
 from typing import Any
+
+from openai import AsyncOpenAI
 
 from aiopromptcache import MemoryTier, PromptCache, RedisTier
 
@@ -21,6 +25,7 @@ class Worker:
     def __init__(self, url: str, skew: float = 0.0, **options: Any) -> None:
         tier = RedisTier(url, **options)
         self.cache = PromptCache(MemoryTier(), tier, clock=lambda: time.time() + skew)
+        self.client: AsyncOpenAI | None = None
 
     async def run(self) -> None:
         reader = asyncio.StreamReader()
@@ -66,6 +71,35 @@ class Worker:
         await asyncio.gather(*[call() for _ in range(callers)])
         values = [answer for _, answer in answers]
         return {"values": values, "times": [at for at, _ in answers]}
+
+    async def chat(self, base_url: str, text: str, consumers: int = 1) -> dict[str, Any]:
+        """Many streams of one chat at once; the times at which chunks came, and what they said."""
+        if self.client is None:  # making one takes long
+            self.client = AsyncOpenAI(base_url=base_url, api_key="test", max_retries=0)
+        client = self.cache.wrap(self.client)
+        messages: Any = [{"role": "user", "content": text}]
+        times: list[list[float]] = []
+
+        async def consume() -> str:
+            stream: Any = await client.chat.completions.create(
+                model="m", messages=messages, stream=True
+            )
+            said = ""
+            for number in itertools.count():
+                chunk = await anext(stream, None)
+                if chunk is None:
+                    return said
+                if number == len(times):
+                    times.append([])
+                    say("chunk", number=number)
+                times[number].append(time.monotonic())
+                said += chunk.choices[0].delta.content or "" if chunk.choices else ""
+            raise AssertionError
+
+        texts = await asyncio.gather(*[consume() for _ in range(consumers)])
+        calls = self.cache.stats.upstream_calls
+        middle = [statistics.median(each) for each in times]
+        return {"texts": sorted(set(texts)), "times": middle, "calls": calls}
 
     async def put(self, key: str, value: Any, tags: list[str] = []) -> dict[str, Any]:  # noqa: B006
         await self.cache.set(key, value, tags=tags)

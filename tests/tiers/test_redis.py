@@ -216,6 +216,66 @@ async def test_bytes_that_are_no_record_are_a_miss_and_an_event(
     assert [event.kind for event in events if event.kind == "error"] == ["error"]
 
 
+async def test_many_keys_are_deleted_in_as_many_steps_as_it_takes(url: str) -> None:
+    keys = [f"key {number}" for number in range(4_000)]  # more than one timeout is enough for
+    async with PromptCache(RedisTier(url, timeout=5)) as other:
+        await asyncio.gather(*[other.set(key, 1) for key in (*keys[:500], "kept")])
+        async with PromptCache(RedisTier(url, timeout=0.25)) as cache:
+            assert await cache.delete(*keys) == 500
+            assert cache.stats.errors == 0
+        assert await other.get("kept") == 1
+        assert await other.get(keys[0]) is None
+
+
+async def test_what_replaces_a_record_under_an_older_key_leaves_none(
+    url: str, raw: redis.asyncio.Redis
+) -> None:
+    async with PromptCache(RedisTier(url, encryption_key=KEY)) as cache:
+        await cache.set("key", "older", ttl=None)
+        await cache.set("untouched", "older", ttl=None)
+    async with PromptCache(RedisTier(url, encryption_key=[OTHER, KEY])) as cache:
+        await cache.set("key", "newer")
+        assert await cache.get("key") == "newer"
+        assert await count(raw) == 2
+
+
+TAGS = {"large": [], "many tags": [str(n) for n in range(6_000)], "no unicode": ["\ud800"]}
+
+
+@pytest.mark.parametrize("what", TAGS)
+async def test_what_redis_cannot_keep_replaces_what_it_has(url: str, what: str) -> None:
+    value = bytes(65 * 2**20) if what == "large" else 1
+    async with PromptCache(RedisTier(url, timeout=5)) as one:
+        async with PromptCache(MemoryTier(), RedisTier(url, timeout=5)) as other:
+            await one.set("key", "older")
+            assert await other.get("key") == "older"
+            await one.set("key", value, tags=TAGS[what])
+            assert await one.get("key") is None
+            async with asyncio.timeout(5):
+                while await other.get("key") is not None:  # until it has heard the news
+                    await asyncio.sleep(0.001)
+            assert one.stats.errors == 1
+
+
+@pytest.mark.parametrize("what", TAGS)
+async def test_what_redis_cannot_keep_is_kept_in_memory(url: str, what: str) -> None:
+    calls = []
+
+    async def factory() -> Any:
+        calls.append(1)
+        return bytes(65 * 2**20) if what == "large" else 1
+
+    async with PromptCache(MemoryTier(), RedisTier(url, timeout=5)) as cache:
+        for _ in range(2):
+            await cache.get_or_create("key", factory, tags=TAGS[what])
+        assert len(calls) == 1
+    async with PromptCache(RedisTier(url, timeout=5, lease=60)) as cache:
+        async with asyncio.timeout(5):  # whoever comes next does not wait for a lease
+            await cache.get_or_create("key", factory, tags=TAGS[what])
+            async with PromptCache(RedisTier(url, timeout=5)) as other:
+                await other.get_or_create("key", factory, tags=TAGS[what])
+
+
 async def test_one_tier_object_serves_one_loop_after_another(valkey: Any) -> None:
     cache = PromptCache(RedisTier(f"redis://127.0.0.1:{valkey.port}/0"), namespace="loops")
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -40,7 +40,10 @@ from redis.asyncio.sentinel import Sentinel
 from servers import Cluster, Sentinels, Server, wait_for
 
 from aiopromptcache import MemoryTier, PromptCache, RedisTier, cache_status
+from aiopromptcache._entry import Entry
 from aiopromptcache.testing import OpenAIServer, TCPProxy
+from aiopromptcache.tiers._base import Lease
+from aiopromptcache.tiers._link import Link
 
 pytestmark = pytest.mark.anyio
 
@@ -292,6 +295,31 @@ async def test_closing_does_not_wait_for_an_outage(
                 await callers.cache.aclose()
 
 
+@only_valkey
+async def test_a_clear_that_is_cut_off_in_the_middle_does_not_wait(
+    place: Place, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    callers = Callers(tier_of(place), caplog)
+    await callers.ask("before")
+    unlink = Link.unlink
+
+    async def silenced(self: Link, keys: Sequence[bytes]) -> int:
+        place.proxy.black_hole()
+        return await unlink(self, keys)
+
+    monkeypatch.setattr(Link, "unlink", silenced)
+    async with asyncio.timeout(TIMEOUT + MARGIN):
+        assert await callers.cache.clear() == 0
+    monkeypatch.undo()
+    place.proxy.pass_through()
+
+    async def empty() -> bool:
+        return entries(place.server) == 0
+
+    await eventually("the clearing", empty, BACK_WITHIN)
+    await callers.cache.aclose()
+
+
 @pytest.mark.parametrize("handed_in", [False, True], ids=["url", "client"])
 async def test_a_restart_between_two_calls_is_not_noticed(
     place: Place, handed_in: bool, caplog: Any
@@ -362,6 +390,71 @@ async def test_much_that_waits_does_not_keep_the_tier_out(place: Place, caplog: 
     async with PromptCache(RedisTier(place.server.url, timeout=5)) as other:
         newest = [await other.get(f"large {number}") for number in range(200, 1_200)]
     assert None not in newest, "the newest thousand are kept"
+    await callers.cache.aclose()
+
+
+@only_valkey
+async def test_one_that_is_never_written_does_not_keep_the_others_out(
+    place: Place, caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tier = tier_of(place)
+    fill = tier.fill
+
+    async def picky(filled: Sequence[tuple[Entry, Lease]]) -> Sequence[bool | None]:
+        if any(lease.slot.endswith(":bad") for _, lease in filled):
+            raise TypeError("not this one")
+        return await fill(filled)
+
+    monkeypatch.setattr(tier, "fill", picky)
+    callers = Callers(tier, caplog)
+    await callers.ask("before")
+    await callers.cache.set("bad", "older")
+    with black_hole(place):
+        while not await callers.open():
+            await callers.ask()
+        for key in ["first", "bad", *[str(number) for number in range(200)]]:
+            await callers.cache.set(key, 1)
+    async with PromptCache(RedisTier(place.server.url, timeout=5)) as other:
+
+        async def written() -> bool:
+            keys = ["first", *[str(number) for number in range(200)]]
+            return all([await other.get(key) for key in keys])
+
+        await eventually("the writing of the others", written, 2 * BACK_WITHIN)
+
+        async def gone() -> bool:
+            return await other.get("bad") is None
+
+        await eventually("the end of the older value", gone, 2 * BACK_WITHIN)
+        await eventually("the return", lambda: closed(callers), BACK_WITHIN)
+        await callers.ask("now")
+        assert await other.get("now") == {"answer to": "now"}
+    await callers.cache.aclose()
+
+
+async def closed(callers: Callers) -> bool:
+    """Has the cache said that the tier is back?"""
+    return len(callers.lines) == 2
+
+
+@only_valkey
+async def test_what_is_too_large_to_wait_does_not_push_out_the_rest(
+    place: Place, caplog: Any
+) -> None:
+    callers = Callers(tier_of(place), caplog)
+    await callers.ask("before")
+    await callers.cache.set("large", "older")
+    with refused(place):
+        while not await callers.open():
+            await callers.ask()
+        await callers.cache.set("small", 1)
+        await callers.cache.set("large", bytes(65 * 2**20))
+    async with PromptCache(RedisTier(place.server.url, timeout=5)) as other:
+
+        async def written() -> bool:
+            return await other.get("small") == 1 and await other.get("large") is None
+
+        await eventually("the writing", written, 2 * BACK_WITHIN)
     await callers.cache.aclose()
 
 
@@ -475,6 +568,17 @@ async def test_a_cluster_forgets(clustered: Any, other: PromptCache, way: str, c
         assert await other.clear() == 51
     assert not any(await asyncio.gather(*[cache.get(key) for key in keys]))
     assert await cache.get("kept") == (None if way == "clear" else 1)
+    assert callers.failures == other.stats.errors == 0
+    await callers.cache.aclose()
+
+
+async def test_a_cluster_keeps_odd_keys(clustered: Any, other: PromptCache, caplog: Any) -> None:
+    callers = Callers(RedisTier(clustered, timeout=5), caplog)
+    for key in ["", "%", "}", "{", "{}", "a:b", "\ud800", "\n"]:
+        await callers.ask(key)
+        assert await other.get(key) == {"answer to": key}
+        assert await other.delete(key) == 1
+        assert await other.get(key) is None
     assert callers.failures == other.stats.errors == 0
     await callers.cache.aclose()
 

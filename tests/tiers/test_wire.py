@@ -128,3 +128,10 @@ def test_a_decompression_bomb_does_not_go_off() -> None:
     bomb = zlib.compress(bytes(50_000_000), 9)
     with pytest.raises(BadRecord):
         decode(forged(b'{"k":3,"t":1,"n":100}', bomb, flags=1), offset=0)
+
+
+def test_vectors_are_not_compressed_in_vain() -> None:
+    vector = Entry(Kind.VECTOR, bytes(10_000), stored_at=1_000.0, ttl=60.0)
+    record = encode(vector, offset=0, compress_over=1)
+    assert len(record) > 10_000
+    assert decode(record, offset=0).payload == vector.payload

@@ -1,0 +1,42 @@
+"""What one piece of work took from upstream, for whoever runs it and cannot see its calls."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+
+from ._entry import Usage
+
+
+class Tally:
+    """Notes of all calls made in one context, and in the tasks begun there."""
+
+    __slots__ = ("paid", "stale", "stored", "usages")
+
+    def __init__(self) -> None:
+        self.paid = 0
+        """Upstream calls of its own."""
+        self.stored = 0
+        """Those whose answer was stored."""
+        self.stale = 0
+        """Old answers in place of what could not be fetched."""
+        self.usages: list[Usage] = []
+
+
+current: ContextVar[Tally | None] = ContextVar("aiopromptcache tally", default=None)
+
+
+def note_paid(*, stored: bool, usage: Usage | None) -> None:
+    """An upstream call has been made here."""
+    tally = current.get()
+    if tally is not None:
+        tally.paid += 1
+        tally.stored += stored
+        if usage is not None:
+            tally.usages.append(usage)
+
+
+def note_stale() -> None:
+    """An old answer was given here."""
+    tally = current.get()
+    if tally is not None:
+        tally.stale += 1
