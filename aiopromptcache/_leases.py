@@ -24,8 +24,8 @@ logger = logging.getLogger("aiopromptcache")
 
 RENEWALS = 3
 """How often a lease is renewed before it would run out."""
-RECONNECT_SECONDS = 0.2
-"""Pause between attempts to listen; the first follows at once."""
+RECONNECT_SECONDS = (0.02, 0.2)
+"""Pauses between attempts to listen, from the shortest to the longest; the first has none."""
 GRACE_SECONDS = 0.01
 """How long after the end of another's lease it is claimed."""
 REFRESH = "/refresh"
@@ -301,7 +301,8 @@ class Coordinator:
             self._tried.set()
             self._wake(None)  # they may wait for news that will not come
             await asyncio.sleep(self._pause)
-            self._pause = RECONNECT_SECONDS
+            shortest, longest = RECONNECT_SECONDS
+            self._pause = min(longest, max(shortest, 2 * self._pause))
 
     async def _told(self, news: News) -> None:
         if news.kind in ("wanted", "unwanted"):

@@ -280,6 +280,8 @@ class Guard:
     async def _try(
         self, breaker: _Breaker, operation: Callable[[], Awaitable[T]], timeout: float
     ) -> T:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         try:
             with self._deadlines.within(timeout):
                 result = await operation()
@@ -287,10 +289,10 @@ class Guard:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            self._failed(OSError(f"the tier cancelled itself: {error}"))
+            self._failed(OSError(f"the tier cancelled itself: {error}"), loop.time() - started)
             raise _Out from None
         except Exception as error:
-            self._failed(error)
+            self._failed(error, loop.time() - started)
             raise _Out from None
         if not breaker.open:
             self._worked(breaker)
@@ -303,11 +305,11 @@ class Guard:
         if not (self._reads.failures or self._writes.failures or self._backlog):
             self._warned = False
 
-    def _failed(self, error: Exception) -> None:
+    def _failed(self, error: Exception, took: float) -> None:
         logger.debug("cache tier %s failed", self.name, exc_info=error)
         if not self._reads.open:  # what follows belongs to the same outage
             self._context.notify("error", None, None, error)
-        self._slow = isinstance(error, (TimeoutError, Refused))
+        self._slow = took > RETRY_SECONDS or isinstance(error, Refused)
         self._refused = refused = isinstance(error, Refused)
         opened = self._writes.failed()
         opened = (not refused and self._reads.failed()) or (refused and opened)
@@ -341,13 +343,12 @@ class Guard:
         loop = asyncio.get_running_loop()
         if self._recovering is not loop:
             self._recovering = loop
-            slow = self._slow or self._reads.open or self._writes.open
-            self._wait_for_probe(loop, PROBE_SECONDS if slow else RETRY_SECONDS)
+            self._wait_for_probe(loop)
 
-    def _wait_for_probe(
-        self, loop: asyncio.AbstractEventLoop, seconds: float = PROBE_SECONDS
-    ) -> None:
-        self._timer = loop.call_later(seconds, self._due, loop, self._writes.failures)
+    def _wait_for_probe(self, loop: asyncio.AbstractEventLoop) -> None:
+        slow = self._slow or self._reads.open or self._writes.open
+        pause = PROBE_SECONDS if slow else RETRY_SECONDS
+        self._timer = loop.call_later(pause, self._due, loop, self._writes.failures)
 
     def _hurry(self) -> None:
         """It is there again: no need to wait."""
