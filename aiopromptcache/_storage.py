@@ -7,6 +7,7 @@ holds for what they do: their news come in through `_heed`, and a fill needs a l
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -145,14 +146,22 @@ class Storage:
 
     async def _ask(self, slots: Sequence[str], waited: float) -> dict[str, Found]:
         """The first fresh entries, fastest tier first; else the youngest that are not over."""
-        if self.shared is not None and self.local is not None:
-            await self.shared.listening()
+        waited += await self._listening(waited)
         found: dict[str, Found] = {}
         for guard in self.remote:
             if rest := [slot for slot in slots if not self._is_fresh(found.get(slot))]:
                 for slot, entry in (await guard.get(rest, spent=waited)).items():
                     self._prefer(found, slot, entry, guard.name)
         return found
+
+    async def _listening(self, spent: float = 0.0) -> float:
+        """Make sure that the local tier hears what others do; gives the seconds that it took."""
+        if self.shared is None or self.local is None:
+            return 0.0
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await self.shared.listening(spent)
+        return loop.time() - started
 
     def _is_fresh(self, found: Found | None) -> bool:
         if found is None:
@@ -309,11 +318,10 @@ class Storage:
 
     async def store(self, slot: str, entry: Entry) -> bool:
         """Write one entry to every tier; True where at least one took it."""
-        if self.shared is not None and self.local is not None:
-            await self.shared.listening()
+        spent = await self._listening()
         stored = self.local is not None and self.local.put(slot, entry)
         for guard in self.remote:
-            stored = await guard.set({slot: entry}) or stored
+            stored = await guard.set({slot: entry}, spent=spent) or stored
         self._ledger.stats.stores += stored
         return stored
 

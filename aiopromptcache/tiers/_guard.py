@@ -37,7 +37,7 @@ BEGINNING = "0-0"
 """The position of who has heard nothing yet: all news count."""
 CATCH_UP = 100
 """Missed writes that are made good at once."""
-TRIES = 3
+TRIES = 2
 """How often a missed write is tried alone, while reads are answered, before it is given up."""
 
 

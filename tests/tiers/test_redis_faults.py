@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
@@ -244,6 +244,26 @@ async def test_reading_and_writing_share_one_timeout(place: Place, caplog: Any) 
     assert max(took) < 0.5 + MARGIN / 2  # one after the other would be 0.8 seconds
     assert len(callers.lines) <= 1
     await callers.cache.aclose()
+
+
+@only_valkey
+@pytest.mark.parametrize("way", ["get", "set", "get_or_create"])
+async def test_the_first_call_of_all_has_one_timeout(place: Place, way: str) -> None:
+    place.proxy.black_hole()
+    async with PromptCache(MemoryTier(), RedisTier(place.url, timeout=0.5)) as cache:
+
+        async def factory() -> int:
+            return 1
+
+        calls: dict[str, Callable[[], Awaitable[Any]]] = {
+            "get": lambda: cache.get("key"),
+            "set": lambda: cache.set("key", 1),
+            "get_or_create": lambda: cache.get_or_create("key", factory),
+        }
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        await calls[way]()
+        assert loop.time() - started < 0.5 + MARGIN
 
 
 @only_valkey
