@@ -25,6 +25,7 @@ from .._policy import Verdict, decide, refused_as
 from .._storage import Found
 from .._tally import note_paid
 from ._endpoints import Body
+from ._vectors import is_item
 
 Load = Callable[[Sequence[str] | None], Awaitable[Fetched]]
 """Asks upstream for some slots; None: for all, just as the caller asked."""
@@ -190,7 +191,7 @@ class Gathering:
     def _judge(self, slot: str, found: Found) -> None:
         """Is this an item's vector for this caller?"""
         entry, policy, now = found.entry, self._ask.policy, self._engine.clock()
-        if entry.kind is not Kind.VECTOR:
+        if not is_item(entry):
             return
         verdict = decide(entry, policy, now)
         failures = self._engine.refreshes.failures

@@ -27,6 +27,7 @@ from ._playback import Playback
 from ._raw import RawHit, options_of, request_of
 from ._rebuild import decode_vectors
 from ._streaming import play
+from ._vectors import is_item
 
 _NOT_SENT = frozenset({"extra_headers", "extra_query", "timeout"})
 _EXTRAS = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
@@ -147,7 +148,7 @@ class _FastCall:
         engine, policy, entries = self._binding.engine, call.policy, []
         for slot in items.slots:
             entry = engine.storage.peek(slot)
-            if entry is None or entry.kind is not Kind.VECTOR:
+            if entry is None or not is_item(entry):
                 return None, call
             if decide(entry, policy, engine.clock()) is not Verdict.FRESH:
                 return None, call

@@ -33,9 +33,9 @@ from openai import AsyncOpenAI
 from openai.types import CreateEmbeddingResponse
 from pydantic import BaseModel
 
-from .._entry import Entry, Kind, Usage
+from .._entry import Entry, ForeignEntry, Kind, Usage
 from ._endpoints import Body, usage_of
-from ._record import request_id
+from ._record import is_head, request_id
 
 BASE64, FLOATS, DOUBLES, JSON = range(4)
 _HEAD = struct.Struct("<BIIII")
@@ -125,6 +125,38 @@ def _pack(vector: object) -> tuple[int, bytes] | None:
     if not kinds <= {float, int} or not all(abs(number) < _EXACT_INT for number in vector):
         return None
     return JSON, orjson.dumps(vector)
+
+
+def is_item(entry: Entry) -> bool:
+    """Is it the record of an item? What comes from outside may be anything."""
+    if entry.kind is not Kind.VECTOR:
+        return False
+    if type(entry) is not ForeignEntry or entry.memo is not None:
+        return True
+    try:
+        form, place, count, n, m = _HEAD.unpack_from(entry.payload)
+        text, billed, vector = _parts(entry.payload, n, m)
+        envelope, rest = orjson.loads(text)
+        usage = orjson.loads(billed)
+        floats = orjson.loads(vector) if form == JSON else vector
+    except (struct.error, TypeError, ValueError):
+        return False
+    size = {BASE64: 4, FLOATS: 4, DOUBLES: 8, JSON: 1}.get(form)
+    return (
+        is_head(entry)
+        and all(type(part) is dict for part in (envelope, rest, usage))
+        and size is not None
+        and place < count
+        and len(vector) > 0
+        and len(vector) % size == 0
+        and (form != JSON or (type(floats) is list and set(map(type, floats)) <= {float, int}))
+    )
+
+
+def _parts(payload: bytes, n: int, m: int) -> tuple[bytes, bytes, bytes]:
+    """Description, usage and vector."""
+    start = _HEAD.size
+    return payload[start : start + n], payload[start + n : start + n + m], payload[start + n + m :]
 
 
 def _little(single: array.array[float]) -> array.array[float]:
