@@ -434,6 +434,20 @@ async def test_all_that_may_wait_is_written(place: Place, caplog: Any) -> None:
 
 
 @only_valkey
+async def test_a_cache_that_only_sets_loses_nothing(place: Place, caplog: Any) -> None:
+    callers = Callers(tier_of(place), caplog)
+    for number in range(1_100):  # more news than a write is checked against
+        await callers.cache.set(f"before {number}", 1)
+    with black_hole(place):
+        while not await callers.open():
+            await callers.cache.set("meanwhile", 1)
+    await eventually("the return", lambda: closed(callers), 2 * BACK_WITHIN)
+    async with PromptCache(RedisTier(place.server.url, timeout=5)) as other:
+        assert await other.get("meanwhile") == 1
+    await callers.cache.aclose()
+
+
+@only_valkey
 async def test_one_that_is_never_written_does_not_keep_the_others_out(
     place: Place, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
