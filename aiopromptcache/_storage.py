@@ -146,7 +146,8 @@ class Storage:
 
     async def _ask(self, slots: Sequence[str], waited: float) -> dict[str, Found]:
         """The first fresh entries, fastest tier first; else the youngest that are not over."""
-        waited += await self._listening(waited)
+        if self.local is not None:
+            waited += await self._listening(waited)
         found: dict[str, Found] = {}
         for guard in self.remote:
             if rest := [slot for slot in slots if not self._is_fresh(found.get(slot))]:
@@ -155,8 +156,11 @@ class Storage:
         return found
 
     async def _listening(self, spent: float = 0.0) -> float:
-        """Make sure that the local tier hears what others do; gives the seconds that it took."""
-        if self.shared is None or self.local is None:
+        """Make sure that we hear what others do; gives the seconds that it took.
+
+        Not for the local tier alone: what has to wait for its tier must be newer than something.
+        """
+        if self.shared is None:
             return 0.0
         loop = asyncio.get_running_loop()
         started = loop.time()

@@ -410,7 +410,7 @@ class Guard:
         if gone := [m.lease.slot for m in missed if m.entry is None]:
             await self._write(lambda: self.tier.delete(gone))
         now = self._context.clock()
-        live = [(m.entry, m.lease) for m in missed if m.entry and m.entry.expires_at > now]
+        live = [(m.entry, self._heard(m)) for m in missed if m.entry and m.entry.expires_at > now]
         if live:
             try:
                 await self._write(lambda: self._store(live))
@@ -421,6 +421,15 @@ class Guard:
         for item in missed:
             if backlog.slots.get(item.lease.slot) is item:  # nothing newer came in the meantime
                 backlog.drop([item.lease.slot])
+
+    def _heard(self, missed: Missed) -> Lease:
+        """What was heard meanwhile has been heeded: only later news count.
+
+        Our own are among them, and the tier looks at so many at most.
+        """
+        if self._backlog.unchecked or not self.position:
+            return missed.lease
+        return missed.lease._replace(since=self.position)
 
     async def _suspect(self, missed: list[Missed]) -> None:
         """One entry that the tier never takes must not keep out all others: they go alone next.

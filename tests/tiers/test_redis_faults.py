@@ -414,6 +414,40 @@ async def test_much_that_waits_does_not_keep_the_tier_out(place: Place, caplog: 
 
 
 @only_valkey
+async def test_all_that_may_wait_is_written(place: Place, caplog: Any) -> None:
+    """A thousand writes are a thousand news, which do not speak against the last of them."""
+    callers = Callers(tier_of(place), caplog)
+    await callers.ask("before")
+    with black_hole(place):
+        while not await callers.open():
+            await callers.ask()
+        for _ in range(1_200):
+            await callers.ask()
+        async with PromptCache(RedisTier(place.server.url, timeout=5)) as other:
+            for number in range(50):
+                await other.set(f"another's {number}", 1)
+    await eventually("the return", lambda: closed(callers), 3 * BACK_WITHIN)
+    async with PromptCache(RedisTier(place.server.url, timeout=5)) as other:
+        found = [await other.get(question) for question in callers.asked[-1_000:]]
+        assert None not in found
+    await callers.cache.aclose()
+
+
+@only_valkey
+async def test_a_cache_that_only_sets_loses_nothing(place: Place, caplog: Any) -> None:
+    callers = Callers(tier_of(place), caplog)
+    for number in range(1_100):  # more news than a write is checked against
+        await callers.cache.set(f"before {number}", 1)
+    with black_hole(place):
+        while not await callers.open():
+            await callers.cache.set("meanwhile", 1)
+    await eventually("the return", lambda: closed(callers), 2 * BACK_WITHIN)
+    async with PromptCache(RedisTier(place.server.url, timeout=5)) as other:
+        assert await other.get("meanwhile") == 1
+    await callers.cache.aclose()
+
+
+@only_valkey
 async def test_one_that_is_never_written_does_not_keep_the_others_out(
     place: Place, caplog: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
