@@ -20,7 +20,13 @@ class Deadlines:
 
     def __init__(self, usual: float) -> None:
         self._every = usual / LOOKS
+        self._due = 0.0
+        self._granted = 0.0
         self._open: set[Deadline] = set()
+        self.busy = 0.0
+        """Seconds, over all, in which the loop was late."""
+        self.latest = 0.0
+        """Seconds that the body took which ended last, those in which the loop was late aside."""
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -35,29 +41,44 @@ class Deadlines:
             self._open.clear()
         self._open.add(deadline)
         if self._timer is None:
-            self._timer = loop.call_later(self._every, self._look)
+            self._wait(loop)
+
+    def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._due = loop.time() + self._every
+        self._timer = loop.call_later(self._every, self._look)
+
+    def grant(self, seconds: float) -> None:
+        """Give all that are open so much time from now on, if they have less."""
+        if self._loop is None:
+            return
+        now = self._loop.time()
+        if now >= self._granted + self._every:  # there may be thousands
+            self._granted = now
+            for deadline in self._open:
+                deadline.at = max(deadline.at, now + seconds)
 
     def remove(self, deadline: Deadline) -> None:
         """It was kept, or has passed."""
         self._open.discard(deadline)
 
     def _look(self) -> None:
-        timer, self._timer = self._timer, None
-        if not self._open or self._loop is None or timer is None:
+        self._timer = None
+        if not self._open or self._loop is None:
             return
         now = self._loop.time()
-        busy = max(0.0, now - timer.when())
+        late = max(0.0, now - self._due)
+        self.busy += late
         for deadline in list(self._open):
-            deadline.at += busy
+            deadline.at += late
             if deadline.at <= now:
                 deadline.pass_()
-        self._timer = self._loop.call_later(self._every, self._look)
+        self._wait(self._loop)
 
 
 class Deadline:
     """As `asyncio.timeout`, for one body in one task; entered without awaiting."""
 
-    __slots__ = ("_cancelling", "_deadlines", "_passed", "_task", "at")
+    __slots__ = ("_began", "_busy", "_cancelling", "_deadlines", "_passed", "_task", "at")
 
     def __init__(self, deadlines: Deadlines, seconds: float) -> None:
         self._deadlines = deadlines
@@ -70,7 +91,8 @@ class Deadline:
         loop = task.get_loop()
         self._task = task
         self._cancelling = task.cancelling()
-        self.at += loop.time()
+        self._began, self._busy = loop.time(), self._deadlines.busy
+        self.at += self._began
         self._deadlines.add(self, loop)
 
     def __exit__(
@@ -79,7 +101,10 @@ class Deadline:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._deadlines.remove(self)
+        deadlines = self._deadlines
+        deadlines.remove(self)
+        took = self._task.get_loop().time() - self._began
+        deadlines.latest = max(0.0, took - (deadlines.busy - self._busy))
         if not self._passed:
             return
         ours = self._task.uncancel() <= self._cancelling
