@@ -215,16 +215,15 @@ async def test_a_cluster(clustered: list[PromptCache], key: str) -> None:
     await act_as_one(clustered, key)
 
 
-@pytest.mark.parametrize("step", ["_say", "_link.unlink"])
+@pytest.mark.parametrize("step", ["_sweeper.say", "_link.unlink"])
 @pytest.mark.parametrize("change", ["delete", "invalidate"])
 async def test_a_fill_between_two_steps_of_a_removal(
     clustered: list[PromptCache], change: str, step: str
 ) -> None:
     """On a cluster a removal takes several commands, and so does a fill."""
     leader, other, third = clustered
-    target: Any = other._engine.storage.remote[0].tier
-    if step == "_link.unlink":
-        target, step = target._link, "unlink"
+    owner, _, step = step.partition(".")
+    target: Any = getattr(other._engine.storage.remote[0].tier, owner)
     plain, count = getattr(target, step), 0
 
     async def watched(*args: Any) -> Any:
