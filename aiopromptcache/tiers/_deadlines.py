@@ -21,12 +21,7 @@ class Deadlines:
     def __init__(self, usual: float) -> None:
         self._every = usual / LOOKS
         self._due = 0.0
-        self._granted = 0.0
         self._open: set[Deadline] = set()
-        self.busy = 0.0
-        """Seconds, over all, in which the loop was late."""
-        self.latest = 0.0
-        """Seconds that the body took which ended last, those in which the loop was late aside."""
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -47,16 +42,6 @@ class Deadlines:
         self._due = loop.time() + self._every
         self._timer = loop.call_later(self._every, self._look)
 
-    def grant(self, seconds: float) -> None:
-        """Give all that are open so much time from now on, if they have less."""
-        if self._loop is None:
-            return
-        now = self._loop.time()
-        if now >= self._granted + self._every:  # there may be thousands
-            self._granted = now
-            for deadline in self._open:
-                deadline.at = max(deadline.at, now + seconds)
-
     def remove(self, deadline: Deadline) -> None:
         """It was kept, or has passed."""
         self._open.discard(deadline)
@@ -67,7 +52,6 @@ class Deadlines:
             return
         now = self._loop.time()
         late = max(0.0, now - self._due)
-        self.busy += late
         for deadline in list(self._open):
             deadline.at += late
             if deadline.at <= now:
@@ -78,7 +62,7 @@ class Deadlines:
 class Deadline:
     """As `asyncio.timeout`, for one body in one task; entered without awaiting."""
 
-    __slots__ = ("_began", "_busy", "_cancelling", "_deadlines", "_passed", "_task", "at")
+    __slots__ = ("_cancelling", "_deadlines", "_passed", "_task", "at")
 
     def __init__(self, deadlines: Deadlines, seconds: float) -> None:
         self._deadlines = deadlines
@@ -91,8 +75,7 @@ class Deadline:
         loop = task.get_loop()
         self._task = task
         self._cancelling = task.cancelling()
-        self._began, self._busy = loop.time(), self._deadlines.busy
-        self.at += self._began
+        self.at += loop.time()
         self._deadlines.add(self, loop)
 
     def __exit__(
@@ -101,10 +84,7 @@ class Deadline:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        deadlines = self._deadlines
-        deadlines.remove(self)
-        took = self._task.get_loop().time() - self._began
-        deadlines.latest = max(0.0, took - (deadlines.busy - self._busy))
+        self._deadlines.remove(self)
         if not self._passed:
             return
         ours = self._task.uncancel() <= self._cancelling

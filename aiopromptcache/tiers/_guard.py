@@ -77,8 +77,6 @@ class Guard:
         self.timeout = seconds("timeout", getattr(tier, "timeout", DEFAULT_TIMEOUT))
         self._bulk = seconds("bulk_timeout", getattr(tier, "bulk_timeout", self.timeout))
         self._deadlines = Deadlines(self.timeout)
-        self._answered_in = 0.0
-        """Seconds that the latest read took; writes may have to wait for each other."""
         self._reads, self._writes = _Breaker(), _Breaker()
         self._backlog = Backlog()
         self._catching_up = False
@@ -115,11 +113,9 @@ class Guard:
 
     async def _get(self, slots: Sequence[str], spent: float) -> Mapping[str, Entry]:
         try:
-            found = await self._attempt(self._reads, lambda: _entries(self.tier.get(slots)), spent)
+            return await self._attempt(self._reads, lambda: _entries(self.tier.get(slots)), spent)
         except _Out:
             return {}
-        self._answered_in = self._deadlines.latest
-        return found
 
     async def claim(
         self,
@@ -155,7 +151,6 @@ class Guard:
                 return {}
             entries = await self._get(slots, spent)  # it takes no writes, or has yet to catch up
             return {slot: Claim(entry, b"read") for slot, entry in entries.items()}
-        self._answered_in = self._deadlines.latest
         return dict(zip(slots, claims, strict=True))
 
     # Writing
@@ -277,8 +272,6 @@ class Guard:
         timeout: float | None = None,
     ) -> T:
         """The operation's result. Raises `_Out` where the tier is out, or too slow."""
-        if not self._reads.failures:  # it answers: a crowd took what the tier itself did not
-            spent = min(spent, self._answered_in)
         left = (timeout or self.timeout) - spent
         if left <= 0 or breaker.open or (self._catching_up and breaker is self._writes):
             raise _Out
@@ -309,8 +302,6 @@ class Guard:
         breaker.failures = 0
         if breaker is self._writes:
             self._reads.failures = 0
-        if self._answered_in < self.timeout / 2:  # who still waits, waits for a crowd
-            self._deadlines.grant(self.timeout)
         if not (self._reads.failures or self._writes.failures or self._backlog):
             self._warned = False
 

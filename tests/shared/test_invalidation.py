@@ -186,7 +186,7 @@ async def test_what_is_set_during_a_clear_keeps_its_tags_and_its_place(url: str,
     async with team(url, 2, max_entries=5) as [one, other]:
         await one.set("before", 1, tags=["tag"])
         tier: Any = one._engine.storage.remote[0].tier
-        plain, patterns = tier._unlink_matching, []
+        plain, patterns = tier._sweeper._unlink_matching, []
 
         async def watched(pattern: bytes) -> int:
             count: int = await plain(pattern)
@@ -194,7 +194,7 @@ async def test_what_is_set_during_a_clear_keeps_its_tags_and_its_place(url: str,
             await other.set(f"during {len(patterns)}", 2, tags=["tag"])
             return count
 
-        tier._unlink_matching = watched
+        tier._sweeper._unlink_matching = watched
         await one.clear()
         assert len(patterns) == 2
         assert len(await answers(raw)) > 0, "some of it is still there"
@@ -210,7 +210,7 @@ async def test_a_clear_that_breaks_off_leaves_the_tags_of_what_stays(url: str, r
         for number in range(20):
             await one.set(str(number), number, tags=["tag"])
         tier: Any = one._engine.storage.remote[0].tier
-        plain = tier._unlink_matching
+        plain = tier._sweeper._unlink_matching
 
         async def broken(pattern: bytes) -> int:
             if b":e:" in pattern:
@@ -218,7 +218,7 @@ async def test_a_clear_that_breaks_off_leaves_the_tags_of_what_stays(url: str, r
             count: int = await plain(pattern)
             return count
 
-        tier._unlink_matching = broken
+        tier._sweeper._unlink_matching = broken
         await one.clear()
         assert await other.invalidate("tag") == 20
-        tier._unlink_matching = plain
+        tier._sweeper._unlink_matching = plain
