@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
 from redis.asyncio.retry import Retry
@@ -23,6 +23,8 @@ from ._base import Refused
 from ._lines import AT_ONCE, Lines
 from ._lua import Call
 
+T = TypeVar("T")
+
 
 class Link:
     """Commands and scripts for the client that was handed in, or made from a URL.
@@ -37,6 +39,7 @@ class Link:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lines = Lines(self._line)
         self._turns = asyncio.Semaphore(AT_ONCE)
+        self._working: set[asyncio.Task[Any]] = set()
         self.clustered = hasattr(self._client, "mget_nonatomic")
         """Are keys in several places?"""
         if self._url is not None and not re.match(r"(redis|rediss|unix)://", self._url):
@@ -68,7 +71,18 @@ class Link:
             [reply] = await self._lines.exchange(args)
             return _raised(reply)
         async with self._turns:
-            return await _patient(self._client, *args)
+            return await self._apart(_patient(self._client, *args))
+
+    async def _apart(self, work: Coroutine[Any, Any, T]) -> T:
+        """A cluster's client, once cancelled, has much to look up first: nobody waits for that."""
+        task = asyncio.create_task(work, name="aiopromptcache cluster")
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            task.cancel()
+            raise
 
     async def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Values by key; on a cluster one command for each hash slot."""
@@ -78,7 +92,7 @@ class Link:
         else:
             self._start()
             async with self._turns:
-                values = await self._client.mget_nonatomic(*keys)
+                values = await self._apart(self._client.mget_nonatomic(*keys))
         return values
 
     async def run(self, call: Call) -> Any:
@@ -158,6 +172,8 @@ class Link:
     async def aclose(self) -> None:
         """Close what was made here."""
         if self._loop is asyncio.get_running_loop():
+            if self._working:
+                await asyncio.wait(self._working, timeout=self._timeout)
             await self._lines.aclose()
             if self._url is not None and self._client is not None:
                 await self._client.aclose()
