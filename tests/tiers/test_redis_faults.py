@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio
+import redis.exceptions
 from outages import (
     BACK_WITHIN,
     MARGIN,
@@ -585,7 +586,14 @@ def until_promoted(sentinels: Sentinels, server: Server) -> None:
 async def clustered(cluster: Cluster, anyio_backend: Any) -> AsyncIterator[Any]:
     """A client of the cluster, with redis-py's defaults."""
     async with redis.asyncio.RedisCluster(host=HOST, port=cluster.alive()[0].port) as client:
-        await client.flushall()
+
+        async def flushed() -> bool:  # a test before may have left it without a master
+            try:
+                return bool(await client.flushall())
+            except redis.exceptions.RedisError:
+                return False
+
+        await eventually("the cluster", flushed, 10)
         yield client
 
 
