@@ -77,12 +77,17 @@ class Link:
         """A cluster's client, once cancelled, has much to look up first: nobody waits for that."""
         task = asyncio.create_task(work, name="aiopromptcache cluster")
         self._working.add(task)
-        task.add_done_callback(self._working.discard)
+        task.add_done_callback(self._done)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             task.cancel()
             raise
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._working.discard(task)
+        if not task.cancelled():
+            task.exception()  # of one that nobody waits for any more, nobody asks for its error
 
     async def mget(self, keys: Sequence[bytes]) -> list[bytes | None]:
         """Values by key; on a cluster one command for each hash slot."""
