@@ -9,6 +9,7 @@ from ._entry import Entry
 from ._errors import ConfigurationError
 from ._events import CacheEvent, Dispatcher, Hook
 from ._stats import Stats
+from ._tally import note_hit, note_request
 from .tiers._base import Notice
 
 
@@ -36,6 +37,7 @@ class Ledger:
 
     def hit(self, key: str, entry: Entry, tier: str) -> float:
         """Count a hit; gives the entry's age."""
+        note_hit()
         stats = self.stats
         stats.requests += 1
         stats.hits += 1
@@ -54,6 +56,7 @@ class Ledger:
         if self.events.active or entry.usage is not None:
             self.hit(key, entry, tier)
             return
+        note_hit()
         stats = self.stats
         stats.requests += 1
         stats.hits += 1
@@ -61,6 +64,7 @@ class Ledger:
 
     def count_request(self, *, leader: bool) -> None:
         """Count a lookup that no tier answered."""
+        note_request(leader=leader)
         self.stats.requests += 1
         if leader:
             self.stats.misses += 1

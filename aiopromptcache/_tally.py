@@ -10,9 +10,11 @@ from ._entry import Usage
 class Tally:
     """Notes of all calls made in one context, and in the tasks begun there."""
 
-    __slots__ = ("paid", "stale", "stored", "usages")
+    __slots__ = ("bypassed", "collapsed", "hits", "misses", "paid", "stale", "stored", "usages")
 
     def __init__(self) -> None:
+        self.hits = self.misses = self.collapsed = self.bypassed = 0
+        """How its calls came out, as in `Stats`."""
         self.paid = 0
         """Upstream calls of its own."""
         self.stored = 0
@@ -23,6 +25,28 @@ class Tally:
 
 
 current: ContextVar[Tally | None] = ContextVar("aiopromptcache tally", default=None)
+
+
+def note_hit() -> None:
+    """A tier has answered a call made here."""
+    tally = current.get()
+    if tally is not None:
+        tally.hits += 1
+
+
+def note_request(*, leader: bool) -> None:
+    """A call made here was answered by no tier."""
+    tally = current.get()
+    if tally is not None:
+        tally.misses += leader
+        tally.collapsed += not leader
+
+
+def note_bypass() -> None:
+    """A call made here may not be cached."""
+    tally = current.get()
+    if tally is not None:
+        tally.bypassed += 1
 
 
 def note_paid(*, stored: bool, usage: Usage | None) -> None:

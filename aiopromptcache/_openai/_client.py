@@ -27,7 +27,7 @@ from .._flights import OutOfPatience
 from .._policy import Policy, Request
 from .._status import CacheStatus, LiveStatus, mark
 from .._streams import Live
-from .._tally import note_paid
+from .._tally import note_bypass, note_paid
 from ._binding import RAW_HEADER, Binding, Call, given, parse, snapshot, without_directives
 from ._embeddings import Assembled, Gathering, Items, Whole, split
 from ._endpoints import BY_PATH, ENDPOINTS, Endpoint
@@ -138,6 +138,7 @@ class _Call:
             raise NotCached("only_if_cached: this call may not be cached at all")
         stats = self._engine.stats
         stats.bypassed += 1
+        note_bypass()
         stats.upstream_calls += 1
         note_paid(stored=False, usage=None)
         return await self._deliver(await self._ask_upstream(), ("", *_MISS[:4], "bypass"))

@@ -1,0 +1,135 @@
+"""A middleware, a clean-up context and accessors for aiohttp servers.
+
+Install with `aiopromptcache[aiohttp]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
+
+from ._cache import PromptCache
+from ._errors import ConfigurationError, NotCached
+from ._tally import Tally, current
+from ._web import FLOOR, FREE, NoPartition, Rules, summary
+
+try:
+    from aiohttp import web
+    from aiohttp.typedefs import Handler, Middleware
+except ImportError as error:  # pragma: no cover
+    raise ImportError(
+        "aiopromptcache.aiohttp needs aiohttp: pip install 'aiopromptcache[aiohttp]'"
+    ) from error
+
+if TYPE_CHECKING:
+    from openai import AsyncOpenAI
+
+    ClientT = TypeVar("ClientT", bound=AsyncOpenAI)
+
+__all__ = ["NoPartition", "cleanup_ctx", "get_cache", "middleware", "setup", "wrap"]
+
+CACHE = web.AppKey("aiopromptcache", PromptCache)
+"""Where an app holds its cache."""
+
+
+def setup(
+    app: web.Application,
+    cache: PromptCache,
+    *,
+    partition: Callable[[web.Request], str | Awaitable[str]] | None = None,
+    allow: Iterable[str] = FREE,
+    max_age_floor: float = FLOOR,
+) -> None:
+    """Give an app a cache: its `middleware`, innermost so far, and its `cleanup_ctx`.
+
+    The arguments are those of `middleware`.
+    """
+    app[CACHE] = cache
+    app.middlewares.append(
+        middleware(cache, partition=partition, allow=allow, max_age_floor=max_age_floor)
+    )
+    app.cleanup_ctx.append(cleanup_ctx(cache))
+    app.on_response_prepare.append(_tell)
+
+
+def cleanup_ctx(cache: PromptCache) -> Callable[[web.Application], AsyncIterator[None]]:
+    """For `app.cleanup_ctx`: the cache is closed when the app is."""
+
+    async def context(app: web.Application) -> AsyncIterator[None]:
+        async with cache:
+            yield
+
+    return context
+
+
+def middleware(
+    cache: PromptCache,
+    *,
+    partition: Callable[[web.Request], str | Awaitable[str]] | None = None,
+    allow: Iterable[str] = FREE,
+    max_age_floor: float = FLOOR,
+) -> Middleware:
+    """For `app.middlewares`: makes the calls of each request under what the request may ask for.
+
+    - The request's `Cache-Control` holds for the calls made for it, as far as `allow` says (names
+      of directives); by default only what costs nothing. A `max-age` below `max_age_floor` seconds
+      counts as that. Where only-if-cached finds nothing and the handler does not handle it, the
+      answer is 504, as RFC 9111 says.
+    - `partition`, a plain or async callable of the request, gives the tenant that answers are kept
+      apart for: a non-empty str, joined to the policy's own partition. Where it gives none the
+      answer is 403; what it raises (an `HTTPException`, too) is raised.
+    - The response carries a `Cache-Status` (RFC 9211) that sums up the calls made for the request;
+      a streamed one too, up to its beginning, where `setup` was called.
+
+    A handler whose client has gone leaves its flights, as any caller does, when it is cancelled:
+    run the app with aiohttp's own `handler_cancellation=True`.
+    """
+    rules = Rules(cache, partition, allow, max_age_floor)
+
+    @web.middleware
+    async def applied(request: web.Request, handler: Handler) -> web.StreamResponse:
+        header = ", ".join(request.headers.getall("Cache-Control", ()))
+        try:
+            fields = await rules.fields(request, header)
+        except NoPartition:
+            raise web.HTTPForbidden(text="no partition for this request") from None
+        with rules.applied(fields) as tally:
+            try:
+                response = await handler(request)
+            except NotCached:
+                raise web.HTTPGatewayTimeout(text="not in the cache") from None
+            except web.HTTPException as error:
+                _add(error, tally)
+                raise
+            if not response.prepared:
+                _add(response, tally)
+            return response
+
+    return applied
+
+
+async def _tell(request: web.Request, response: web.StreamResponse) -> None:
+    """A response that its handler begins itself: the middleware comes too late for its head."""
+    if (tally := current.get()) is not None:
+        _add(response, tally)
+
+
+def _add(response: web.StreamResponse, tally: Tally) -> None:
+    if status := summary(tally):
+        response.headers.add("Cache-Status", status)
+
+
+def get_cache(request: web.Request) -> PromptCache:
+    """The app's cache. `ConfigurationError` where `setup` was not called for it or a parent."""
+    found = request.config_dict.get(CACHE)
+    if found is None:
+        raise ConfigurationError("this app has no cache: call aiopromptcache.aiohttp.setup first")
+    return found
+
+
+def wrap(app: web.Application, client: ClientT) -> ClientT:
+    """`client`, wrapped by the app's cache."""
+    cache = app.get(CACHE)
+    if cache is None:
+        raise ConfigurationError("this app has no cache: call aiopromptcache.aiohttp.setup first")
+    return cache.wrap(client)
