@@ -6,6 +6,7 @@ import asyncio
 import builtins
 import itertools
 import math
+import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,6 +30,8 @@ from ._names import Names, Places
 from ._sweep import BATCH, Sweeper
 from ._wire import MAX_CONTENT, BadRecord, decode, encode, writable
 
+_HASH_TAGGED = re.compile(r"[^{}]*(\{[^{}]+\}[^{}]*)?")
+"""On a cluster what stands in the first braces says where a key is: all keys or none have them."""
 CLOCK_SECONDS = 60.0
 """How often the server's clock is read again."""
 MARK = 24
@@ -85,6 +88,10 @@ class RedisTier:
                 raise ConfigurationError(f"{name}={number!r}: expected an int above 0, or None")
         if not isinstance(prefix, str) or not prefix:
             raise ConfigurationError(f"prefix={prefix!r}: expected a str that is not empty")
+        if not _HASH_TAGGED.fullmatch(prefix):
+            raise ConfigurationError(
+                f"prefix={prefix!r}: braces are a cluster's hash tag; allowed is one, not empty"
+            )
         self._max_entries = max_entries or 0
         self._compress_over = compress_over
         self._cipher = None if encryption_key is None else Cipher(encryption_key)

@@ -634,6 +634,16 @@ async def test_a_cluster_forgets(clustered: Any, other: PromptCache, way: str, c
     await callers.cache.aclose()
 
 
+async def test_a_cluster_may_have_a_namespace_in_one_place(clustered: Any, caplog: Any) -> None:
+    callers = Callers(RedisTier(clustered, timeout=5, prefix="mine:{app}", max_entries=5), caplog)
+    for number in range(10):
+        await callers.cache.set(f"key {number}", number, tags=["tag"])
+    assert await callers.cache.get("key 9") == 9
+    assert await callers.cache.invalidate("tag") == 5
+    assert callers.failures == 0
+    await callers.cache.aclose()
+
+
 async def test_a_cluster_keeps_odd_keys(clustered: Any, other: PromptCache, caplog: Any) -> None:
     callers = Callers(RedisTier(clustered, timeout=5), caplog)
     for key in ["", "%", "}", "{", "{}", "a:b", "\ud800", "\n"]:
