@@ -28,6 +28,8 @@ logger = logging.getLogger("aiopromptcache")
 
 BEATS = 3
 """How often a stream that brings nothing says within a lease that it is still there."""
+PAUSES = 50
+"""How often, at most, within a lease a record is written that fails to be."""
 RECORD = 2**20
 """Bytes of items, about, in one record."""
 FOLLOWED = 100
@@ -236,23 +238,37 @@ class _Sender:
         while self._kept and self._size > self._live.limit:
             self._size -= self._kept.popleft()[1]
         oldest = self._kept[0][0] if self._kept else ""
-        led, relay = self.led, self._tier.relay
-        async with asyncio.timeout(self._timeout):
-            place = await relay.publish(led.slot, led.stream, data, oldest)
-        self._kept.append((place, len(data)))
+        self._kept.append((await self._write(data, oldest), len(data)))
+
+    async def _write(self, data: bytes, oldest: str) -> str:
+        """Its place. What fails is written again, for as long as followers wait for it.
+
+        A record that is there twice after all harms nobody: each takes only what it lacks.
+        """
+        led, relay, loop = self.led, self._tier.relay, asyncio.get_running_loop()
+        until = loop.time() + self._tier.lease
+        while True:
+            try:
+                async with asyncio.timeout(self._timeout):
+                    return await relay.publish(led.slot, led.stream, data, oldest)
+            except Exception as error:
+                if self._closed or loop.time() >= until:
+                    raise
+                logger.debug("a part of a live stream is written again: %r", error)
+            await asyncio.sleep(self._tier.lease / PAUSES)
 
     async def _wanted(self) -> bool:
-        async with asyncio.timeout(self._timeout):
-            return await self._tier.relay.wanted(self.led.slot, self.led.stream)
+        """Does anybody elsewhere read it? Yes, where that is not known."""
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._tier.relay.wanted(self.led.slot, self.led.stream)
+        except Exception as error:
+            logger.debug("it is not known who reads a stream: %r", error)
+            return True
 
     async def check(self) -> None:
         """Somebody left: where it was the last one elsewhere, be no reader any more."""
-        try:
-            wanted = await self._wanted()
-        except Exception as error:
-            logger.debug("it is not known who reads a stream: %r", error)
-            return
-        if not wanted:
+        if not await self._wanted():
             self.leave()
 
     def close(self) -> None:

@@ -447,6 +447,60 @@ async def test_a_server_that_is_lost_amid_a_stream(server: Server, upstream: Ope
         server.start()
 
 
+@pytest.mark.parametrize("arrives", [False, True])
+async def test_a_record_that_fails_to_be_written_is_written_again(
+    url: str, upstream: OpenAIServer, arrives: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with clients(url, upstream) as (them, caches):
+        relay: Any = caches[0]._engine.relays._tier.relay  # type: ignore[union-attr]
+        publish, failures = relay.publish, [True, True]
+
+        async def failing(*record: Any) -> Any:
+            if not failures:
+                return await publish(*record)
+            failures.pop()
+            if arrives:  # only its acknowledgement is lost
+                await publish(*record)
+            raise TimeoutError
+
+        upstream.hold_after(2)
+        leader = Consumer(them[0])
+        await leader.has(2)
+        follower = Consumer(them[1])
+        await follower.has(2)
+        monkeypatch.setattr(relay, "publish", failing)
+        upstream.release()
+        assert await follower.task == await leader.task
+        assert len(follower.got) == len(leader.got)
+        assert (upstream.calls, failures) == (1, [])
+        await all_over(*caches)
+
+
+async def test_readers_that_cannot_be_counted_are_taken_to_be_there(
+    url: str, upstream: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with clients(url, upstream, lease=SHORT) as (them, caches):
+        relay: Any = caches[0]._engine.relays._tier.relay  # type: ignore[union-attr]
+        asked = asyncio.Event()
+
+        async def failing(*_: Any) -> bool:
+            asked.set()
+            raise TimeoutError
+
+        upstream.hold_after(2)
+        leader = Consumer(them[0])
+        await leader.has(2)
+        follower = Consumer(them[1])
+        await follower.has(2)
+        monkeypatch.setattr(relay, "wanted", failing)
+        await leader.leave()
+        async with asyncio.timeout(5):
+            await asked.wait()
+        upstream.release()
+        assert (await follower.task).endswith("seven")
+        assert upstream.calls == 1
+
+
 async def test_a_cache_that_is_closed_tells_its_followers(url: str, upstream: OpenAIServer) -> None:
     async with clients(url, upstream) as (them, caches):
         upstream.hold_after(2)
