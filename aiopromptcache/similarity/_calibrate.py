@@ -140,7 +140,7 @@ def _steps(judged: Sequence[tuple[float, bool]], max_error: float, doubt: float)
     Fewer hits than the first could not prove anything. Equal scores are hits together.
     """
     falling = [-score for score, _ in judged]
-    count, steps = math.log(doubt) / math.log(1 - max_error), []
+    count, steps = math.log(doubt) / math.log(1 - max_error), list[int]()
     while count <= len(judged):
         hits = bisect.bisect_right(falling, falling[math.ceil(count) - 1])
         if not steps or hits > steps[-1]:

@@ -171,9 +171,7 @@ DEFAULT_GUARDS: tuple[Guard, ...] = (
 """All of the above, cheapest to explain first."""
 
 
-def _contained(
-    find: Callable[[str], set[str]], asked: str, stored: str, reason: str
-) -> str | None:
+def _contained(find: Callable[[str], set[str]], asked: str, stored: str, reason: str) -> str | None:
     """What one text marks must stand in the other, marked or not."""
     for one, other in ((asked, stored), (stored, asked)):
         there = without_marks(other)

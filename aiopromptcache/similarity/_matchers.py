@@ -151,7 +151,7 @@ class SemanticSimilarity(Matcher):
         if not texts:
             return []
         made = [await self.vectors(texts[at : at + 1_000]) for at in range(0, len(texts), 1_000)]
-        rows = {text: row for text, row in zip(texts, numpy.concatenate(made), strict=True)}
+        rows = dict(zip(texts, numpy.concatenate(made), strict=True))
         return [self.refine(a, b, float(rows[a] @ rows[b])) for a, b in pairs]
 
 

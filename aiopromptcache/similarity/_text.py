@@ -144,7 +144,9 @@ def _han_value(text: str) -> int:
     return whole + part + digit
 
 
-_NEED_A_NUMBER = frozenset("second min mins sec foot feet pound mile yard yen cent".split())
+_NEED_A_NUMBER = frozenset(
+    ["second", "min", "mins", "sec", "foot", "feet", "pound", "mile", "yard", "yen", "cent"]
+)
 _HAN_UNIT = re.compile(
     "[\\d几多少一二两三四五六七八九十百千万亿半]\\s?("
     + "|".join(sorted((u for u in words.UNITS if not u.isascii()), key=len, reverse=True))
@@ -173,7 +175,7 @@ def negations_in(text: str) -> int:
     packed = fold(text)
     for harmless in words.NO_NEGATIONS:
         packed = packed.replace(harmless, " ")
-    packed = re.sub(rf"([{CJK}]+)[不没]\1", r"\1", packed)  # "is it or is it not": a question
+    packed = re.sub(rf"([{CJK}]{{1,3}})[不没]\1", r"\1", packed)  # "is it or is it not": a question
     return count + sum(packed.count(sign) for sign in words.CHINESE_NEGATIONS)
 
 
@@ -183,15 +185,15 @@ def bare(word: str, prefix: str) -> str | None:
 
 
 _QUOTES = re.compile(
-    "\"([^\"]+)\"|“([^”]+)”|«([^»]+)»|「([^」]+)」|『([^』]+)』|《([^》]+)》"
+    '"([^"]+)"|“([^”]+)”|«([^»]+)»|「([^」]+)」|『([^』]+)』|《([^》]+)》'
     "|(?<!\\w)['‘]([^'’]+)['’](?!\\w)"
 )
 _CODE = re.compile(
-    r"""```.+?``` | `[^`]+` | https?://\S+ | [\w.+-]+@[\w-]+\.[\w.]+
+    r"""```.+?``` | `[^`]+` | https?://\S+ | (?<![\w.+-])[\w.+-]+@[\w-]+\.[\w.]+
       | (?<!\w)(?:[A-Za-z]:\\|/|\./|~/)[\w./\\-]{2,} | (?<!\w)--?[a-zA-Z][\w-]*
-      | \w+(?:_\w+)+ | \w+\(\) | [A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+
-      | [a-z]+[A-Z]\w* | [A-Z][a-z]+[A-Z]\w* | (?<!\w)[#@]\w+ | [A-Za-z]+(?:\+\+|\#)
-      | (?<!\w)v?\d+\.\d+[\w.]*""",
+      | (?<!\w)(?: [^\W_]+(?:_\w+)+ | \w+\(\) | [A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+
+        | [a-z]+[A-Z]\w* | [A-Z][a-z]+[A-Z]\w* | [#@]\w+ | [A-Za-z]+(?:\+\+|\#)
+        | v?\d+\.\d+[\w.]* )""",
     re.VERBOSE | re.DOTALL,
 )
 
@@ -265,17 +267,32 @@ def swapped(one_text: str, other_text: str) -> int:
     """How many words stand in the place of others, where all else that says something is the same.
 
     0 where the texts are no such pair. Four characters of a script without spaces are two words.
+    Numbers, negations and mere order have guards of their own.
     """
-    one, other = content(one_text), content(other_text)
+    one, other = _plain(one_text), _plain(other_text)
     start = _common(one, other)
     rest = min(len(one), len(other)) - start
     end = min(rest, _common(one[::-1], other[::-1]))
     these, those = one[start : len(one) - end], other[start : len(other) - end]
-    if not these or not those or not start + end:
+    if not these or not those or not start + end or Counter(these) == Counter(those):
         return 0
     if JaroWinkler.normalized_similarity(" ".join(these), " ".join(those)) > _ALIKE:
         return 0  # no more than spelling or inflection
     return max(_length(these), _length(those))
+
+
+def _plain(text: str) -> tuple[str, ...]:
+    return tuple(
+        word
+        for word in content(text)
+        if not (
+            word[0].isdigit()
+            or word in words.NUMBERS
+            or _HAN.fullmatch(word)
+            or word in words.NEGATIONS
+            or word.endswith("n't")
+        )
+    )
 
 
 def _common(one: tuple[str, ...], other: tuple[str, ...]) -> int:

@@ -1,5 +1,7 @@
 """The vocabulary of the guards: small, closed lists."""
 
+# ruff: noqa: E501, SIM905 (lists of words are read best as words)
+
 from __future__ import annotations
 
 TURNING = ("un", "in", "im", "il", "ir", "non", "dis", "anti")
@@ -35,7 +37,7 @@ CHINESE_DIGITS = dict(zip("〇零一二两三四五六七八九", "001223456789"
 CHINESE_UNITS = {"十": 10, "百": 100, "千": 1_000, "万": 10_000, "亿": 100_000_000}
 
 _UNITS = """
-km,kilometer,kilometers,kilometre,kilometres,公里,千米 m,meter,meters,metre,metres cm,centimeter,centimeters,厘米
+km,kilometer,kilometers,kilometre,kilometres,公里,千米 m,meter,meters,metre,metres,米 cm,centimeter,centimeters,厘米
 mm,millimeter,millimeters,毫米 mile,miles,mi,英里 ft,foot,feet,英尺 inch,inches,英寸 yard,yards,码
 kg,kilogram,kilograms,kilo,kilos,公斤,千克 gram,grams,克 mg,milligram,milligrams,毫克 ton,tons,tonne,tonnes,吨
 lb,lbs,pound,pounds,磅 oz,ounce,ounces,盎司 liter,liters,litre,litres,公升 ml,milliliter,milliliters,毫升
@@ -48,9 +50,7 @@ kb,kilobyte,kilobytes mb,megabyte,megabytes gb,gigabyte,gigabytes tb,terabyte,te
 mbps kbps gbps hz khz mhz ghz watt,watts,瓦 kw,kilowatt,kilowatts volt,volts,伏 amp,amps,安培
 mph kmh acre,acres hectare,hectares,公顷 calorie,calories,卡路里 kcal joule,joules
 """
-UNITS = {
-    form: group.split(",")[0] for group in _UNITS.split() for form in group.split(",")
-}
+UNITS = {form: group.split(",")[0] for group in _UNITS.split() for form in group.split(",")}
 
 _GROUPS = """
 buy,bought,buying,purchase,买,購買|sell,sold,selling,sale,卖,出售
