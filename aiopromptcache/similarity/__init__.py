@@ -1,0 +1,40 @@
+"""Similar hits: the answer to the same question in other words. See `PromptCache(similarity=…)`.
+
+Install with `aiopromptcache[similarity]`.
+"""
+
+from ._calibrate import Calibration, calibrate
+from ._guards import (
+    DEFAULT_GUARDS,
+    Guard,
+    code,
+    direction,
+    exclusive_terms,
+    minimal_pairs,
+    names,
+    negation,
+    numbers,
+    question_words,
+    quoted_text,
+    units,
+)
+from ._matchers import LexicalSimilarity, SemanticSimilarity
+
+__all__ = [
+    "DEFAULT_GUARDS",
+    "Calibration",
+    "Guard",
+    "LexicalSimilarity",
+    "SemanticSimilarity",
+    "calibrate",
+    "code",
+    "direction",
+    "exclusive_terms",
+    "minimal_pairs",
+    "names",
+    "negation",
+    "numbers",
+    "question_words",
+    "quoted_text",
+    "units",
+]

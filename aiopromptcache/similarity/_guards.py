@@ -1,0 +1,180 @@
+"""What must not differ between two questions, however alike they are.
+
+A guard gets both texts and gives the reason to refuse the match, without quoting them, or None.
+Each looks for one thing in which near-identical questions differ and their answers too. They need
+no model, and know English, Chinese and a little of other languages.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from . import _words as words
+from ._text import (
+    bare,
+    code_in,
+    fold,
+    names_in,
+    negations_in,
+    numbers_in,
+    quotes_in,
+    swapped,
+    terms_in,
+    tokens,
+    units_in,
+    without_marks,
+)
+
+logger = logging.getLogger("aiopromptcache")
+
+Guard = Callable[[str, str], str | None]
+"""Gets the question asked and the question stored; gives the reason to refuse, or None."""
+
+
+def refusal(guards: Iterable[Guard], asked: str, stored: str) -> str | None:
+    """The first guard's reason against a match, or None. A guard that raises is one, too."""
+    for guard in guards:
+        try:
+            reason = guard(asked, stored)
+        except Exception as error:
+            name = getattr(guard, "__name__", type(guard).__name__)
+            logger.debug("the guard %s failed", name, exc_info=error)
+            return f"the guard {name} failed"
+        if reason is not None:
+            return reason
+    return None
+
+
+def numbers(asked: str, stored: str) -> str | None:
+    """Numbers: digits, percentages, dates and times, and such as are written out."""
+    one, other = numbers_in(asked), numbers_in(stored)
+    if one.certain == other.certain:
+        return None
+    # "one" may be no number at all, so it may be left out.
+    for spare in range(one.perhaps + 1):
+        for more in range(other.perhaps + 1):
+            if one.certain + Counter({"1": spare}) == other.certain + Counter({"1": more}):
+                return None
+    return "numbers differ"
+
+
+def units(asked: str, stored: str) -> str | None:
+    """Units of measure and currencies."""
+    one, other = units_in(asked), units_in(stored)
+    if one == other:
+        return None
+    measured = bool(numbers_in(asked).certain or numbers_in(stored).certain)
+    return "units differ" if measured or (one - other and other - one) else None
+
+
+def negation(asked: str, stored: str) -> str | None:
+    """Words that turn a statement round: not, never, without, 不, 没 and the like."""
+    if negations_in(asked) != negations_in(stored):
+        return "negation differs"
+    one, other = set(tokens(asked)), set(tokens(stored))
+    for these, those in ((one, other), (other, one)):
+        for word in these - those:
+            if any(bare(word, prefix) in those for prefix in words.TURNING):
+                return "negation differs"
+    return None
+
+
+def quoted_text(asked: str, stored: str) -> str | None:
+    """What stands in quotation marks."""
+    return _contained(quotes_in, asked, stored, "quoted text differs")
+
+
+def code(asked: str, stored: str) -> str | None:
+    """Code, identifiers, paths, addresses, options, versions."""
+    return _contained(code_in, asked, stored, "code or identifiers differ")
+
+
+def names(asked: str, stored: str) -> str | None:
+    """Names and abbreviations, as far as capital letters tell."""
+    for one, other in ((asked, stored), (stored, asked)):
+        there = set(tokens(other))
+        for name in names_in(one):
+            if not _is_there(name, there):
+                return "names differ"
+    return None
+
+
+def _is_there(name: str, there: set[str]) -> bool:
+    if name in there or name.rstrip("s") in there or name + "s" in there:
+        return True
+    stem = name[: max(4, len(name) - 3)]  # India, Indian
+    return len(name) > 3 and any(word.startswith(stem) for word in there)
+
+
+def exclusive_terms(asked: str, stored: str) -> str | None:
+    """Opposites, and terms of which one excludes the other: buy and sell, Monday and Friday."""
+    one, other = terms_in(asked), terms_in(stored)
+    for group, found in one.items():
+        if group in other and found != other[group]:
+            return "opposite or exclusive terms differ"
+    return None
+
+
+def direction(asked: str, stored: str) -> str | None:
+    """The same words in another order, where order has a meaning: from A to B, A than B."""
+    one, other = tokens(asked), tokens(stored)
+    if one == other or Counter(one) != Counter(other):
+        return None
+    if words.DIRECTED.isdisjoint(one):
+        return None
+    return "the order of the same words differs"
+
+
+def question_words(asked: str, stored: str) -> str | None:
+    """What is asked for: who, when, where, why, how many, how long, 谁, 何时, 哪里 and the like."""
+    one, other = _asked_for(asked), _asked_for(stored)
+    if one == other:
+        return None
+    if one and other:
+        return "what is asked for differs"
+    rest = [[w for w in tokens(text) if w not in words.ASKING] for text in (asked, stored)]
+    return "what is asked for differs" if rest[0] == rest[1] else None
+
+
+def _asked_for(text: str) -> frozenset[str]:
+    folded = " " + " ".join(tokens(text)) + " "
+    packed = fold(text)
+    return frozenset(
+        kind
+        for kind, forms in words.ASKED_FOR.items()
+        if any((form in packed) if not form.isascii() else f" {form} " in folded for form in forms)
+    )
+
+
+def minimal_pairs(asked: str, stored: str) -> str | None:
+    """Questions that are the same but for one thing, of a word or two, in another's place.
+
+    Scores are highest just there, and it is mostly the thing that is asked about.
+    """
+    return "one thing is another" if 0 < swapped(asked, stored) <= 2 else None
+
+
+DEFAULT_GUARDS: tuple[Guard, ...] = (
+    numbers,
+    units,
+    negation,
+    quoted_text,
+    code,
+    exclusive_terms,
+    direction,
+    question_words,
+    names,
+    minimal_pairs,
+)
+"""All of the above, cheapest to explain first."""
+
+
+def _contained(find: Callable[[str], set[str]], asked: str, stored: str, reason: str) -> str | None:
+    """What one text marks must stand in the other, marked or not."""
+    for one, other in ((asked, stored), (stored, asked)):
+        there = without_marks(other)
+        if any(without_marks(item) not in there for item in find(one)):
+            return reason
+    return None
