@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -80,29 +80,25 @@ class Index(Generic[T]):
     def __len__(self) -> int:
         return len(self._where)
 
-    async def run(self, work: Callable[..., Any], *arguments: Any) -> Any:
+    def _submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Let the index's own thread do something, after all that it was told before."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="aiopromptcache similar")
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._thread, work, *arguments)
+        return self._thread.submit(work, *arguments)
 
     async def nearest(self, family: str, given: T, least: float) -> list[Near]:
         """The best of a family that score at least `least`."""
-        if family not in self._families:
-            return []
-        found: list[Near] = await self.run(self._nearest, family, given, least)
+        work = self._submit(self._nearest, family, given, least)
+        found: list[Near] = await asyncio.wrap_future(work)
         return found
 
-    async def add(self, family: str, key: str, text: str, given: T) -> None:
+    def add(self, family: str, key: str, text: str, given: T) -> Future[Any]:
         """Keep a question; one that is kept already stays as it is."""
-        if key not in self._where:
-            await self.run(self._add, family, key, text, given)
+        return self._submit(self._add, family, key, text, given)
 
-    async def remove(self, key: str) -> None:
+    def remove(self, key: str) -> None:
         """Forget a question."""
-        if key in self._where:
-            await self.run(self._remove, key)
+        self._submit(self._remove, key)
 
     def _nearest(self, name: str, given: T, least: float) -> list[Near]:
         family = self._families.get(name)
