@@ -145,7 +145,8 @@ class Similar:
         return reason is not None
 
     async def _look(self, ask: Ask, near: Near) -> Found | None:
-        """What the tiers have of it; None where it is gone, and forgotten."""
+        """What the tiers have of it; None where it is gone, and then it is forgotten."""
+        errors = self._engine.stats.errors
         base = self._engine.prefix + near.key
         slots = [base] if ask.live is None else [base, base + SIDE]
         best: Found | None = None
@@ -154,7 +155,9 @@ class Similar:
             if found is not None and self._usable(ask, found.entry):
                 return found
             best = best or found
-        if best is None:
+        # Where a tier could not say, it may be there yet.
+        sure = errors == self._engine.stats.errors
+        if best is None and sure and not any(tier.open for tier in self._engine.storage.remote):
             self._questions.remove(near.key)
         return best
 

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 NEAREST = 8
 """How many of a family are looked at more closely."""
-_TEXTS = 1_000
+_TEXTS = 4_000
 """Texts that are compared before other threads get their turn."""
 _TURN_SECONDS = 20e-6
 

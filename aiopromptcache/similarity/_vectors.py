@@ -8,6 +8,7 @@ the whole cosine. So a row whose bound is below what is sought need not be read.
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ SMALL = 2 * BLOCK
 """Rows up to which all are read: that is fast enough."""
 HEAD = 63
 """Coordinates in a head."""
+SAMPLE = 512
+"""Rows that the directions are found by."""
+TURN_SECONDS = 20e-6
+"""A pause in which other threads get the interpreter's lock."""
 _SLACK = 1e-5
 """More than float32 may be off by."""
 
@@ -94,20 +99,17 @@ class Vectors:
     def _put(self, place: int, vector: Array) -> None:
         self._rows.set(place, vector)
         if self._basis is not None:
-            self._put_head(place, vector, self._basis)
-
-    def _put_head(self, place: int, vector: Array, basis: Array) -> None:
-        self._heads.set(place, _head(vector, basis))
+            self._heads.set(place, _head(vector, self._basis))
 
     def _begin_heads(self) -> None:
         """Find the directions by a few steps of subspace iteration. They need not be the best."""
-        sample = self._rows.blocks[0]
-        basis = np.random.default_rng(0).standard_normal((self.width, HEAD), dtype=np.float32)
+        sample = self._rows.blocks[0][:SAMPLE]
+        basis = np.random.default_rng(0).standard_normal((HEAD, self.width), dtype=np.float32)
         for _ in range(3):
-            basis = np.linalg.qr(sample.T @ (sample @ basis))[0]
-        self._basis = basis = np.ascontiguousarray(basis, dtype=np.float32)
-        for place in range(self.count):
-            self._put_head(place, self._rows.get(place), basis)
+            spread = np.einsum("ij,kj->ik", sample, basis)
+            basis = _orthonormal(np.einsum("ik,ij->kj", spread, sample))
+        self._basis = basis
+        self._heads.blocks = [_heads(block, basis) for block in self._rows.blocks]
 
     def nearest(self, vector: Array, limit: int, least: float) -> list[tuple[int, float]]:
         """The places and cosines of the `limit` nearest that have `least`, nearest first."""
@@ -131,17 +133,36 @@ class Vectors:
         return _best(self._rows.products(vector, self.count), limit, least)
 
 
+# Without BLAS, which would start threads that wait for each other, for long where the cores are
+# busy with other things.
+
+
 def _times(rows: Array, row: Array) -> Array:
-    """Without BLAS: its threads wait for each other, for long where others use the cores too."""
     products: Array = np.einsum("ij,j->i", rows, row)
     return products
 
 
+def _orthonormal(rows: Array) -> Array:
+    """The same space by rows of length 1, each at a right angle to the others."""
+    for place, row in enumerate(rows):
+        for _ in range(2):  # the second time for what the first has rounded
+            row -= np.einsum("k,kj->j", _times(rows[:place], row), rows[:place])
+        row /= np.sqrt(np.einsum("j,j->", row, row)) + np.float32(1e-12)
+        time.sleep(TURN_SECONDS)
+    return rows
+
+
 def _head(vector: Array, basis: Array) -> Array:
     """Its coordinates in the basis, and the length of what they leave out."""
-    head = vector @ basis
-    rest = np.sqrt(max(0.0, float(vector @ vector) - float(head @ head)) + 1e-6)
-    whole: Array = np.append(head, np.float32(rest))
+    head: Array = _heads(vector[np.newaxis], basis)[0]
+    return head
+
+
+def _heads(rows: Array, basis: Array) -> Array:
+    heads = np.einsum("ij,kj->ik", rows, basis)
+    rests = np.einsum("ij,ij->i", rows, rows) - np.einsum("ij,ij->i", heads, heads)
+    rests = np.sqrt(np.maximum(rests, 0) + np.float32(1e-6))
+    whole: Array = np.column_stack([heads, rests])
     return whole
 
 
