@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from ._entry import Entry, Kind
@@ -24,6 +25,14 @@ class Loaded(NamedTuple):
     extra: Any = None
 
 
+class Similarity(NamedTuple):
+    """The stored question whose answer stands in for one in other words."""
+
+    key: str
+    score: float
+    text: str
+
+
 class Landed(NamedTuple):
     """What a flight brought: from a tier (`tier` names it), or from upstream."""
 
@@ -33,6 +42,8 @@ class Landed(NamedTuple):
     extra: Any = None
     waited: bool = False
     """Did the flight of another process bring it?"""
+    near: Similarity | None = None
+    """Set where it is the answer to a similar question."""
 
 
 class Answer(NamedTuple):
@@ -47,6 +58,31 @@ class Answer(NamedTuple):
 
 
 COMING = Entry(Kind.SSE, b"", stored_at=0.0, ttl=0.0)
+
+
+class Prompt:
+    """What of a question may be in other words, worked out where it is needed.
+
+    `split` gives the family (a digest of all else that was asked) and the text, or None where no
+    text stands for itself; `said` gives an answer's text.
+    """
+
+    __slots__ = ("__dict__", "_split", "given", "said")
+
+    def __init__(
+        self,
+        split: Callable[[], tuple[str, str] | None],
+        said: Callable[[Entry], str],
+    ) -> None:
+        self._split = split
+        self.said = said
+        self.given: Any = None
+        """What the matcher made of the text."""
+
+    @cached_property
+    def parts(self) -> tuple[str, str] | None:
+        """The family and the text."""
+        return self._split()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,3 +120,7 @@ class Ask:
     """Called where the caller goes on before `load` runs: copies what it may change by then."""
     endpoint: str | None = None
     model: str | None = None
+    prompt: Prompt | None = None
+    """Set where a similar question's answer may do."""
+    remarks: dict[str, Any] | None = None
+    """Fields of the event of a miss."""

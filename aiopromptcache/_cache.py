@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import timedelta
@@ -20,7 +20,9 @@ from ._events import Hook
 from ._keys import prefix, request_key
 from ._policy import Policy, seconds, tag_tuple
 from ._shared import SharedStream
+from ._similar import learning
 from ._stats import Stats
+from ._status import CacheStatus
 from ._values import Misfit, decode, decode_as, encode, encode_as
 from ._warm import Calls, MissingClient, Warming, WarmReport
 from .tiers._base import Tier
@@ -28,6 +30,8 @@ from .tiers._memory import MemoryTier
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
+
+    from .similarity._matchers import Matcher
 
     ClientT = TypeVar("ClientT", bound=AsyncOpenAI)
 
@@ -48,7 +52,8 @@ class PromptCache:
 
     `tiers` are asked in order, fastest first; none given means one `MemoryTier()`. `ttl` is
     shorthand for `Policy(ttl=…)`. `hooks` get a `CacheEvent` each. `clock` gives seconds, as
-    `time.time` does.
+    `time.time` does. `similarity`, a matcher of `aiopromptcache.similarity`, lets a call of a
+    wrapped client get the answer to a question in other words.
 
     Works at module level without `async with`; leaving `async with`, or `aclose()`, drains what is
     still being written and closes the connections that the cache made. One cache may serve one
@@ -65,6 +70,7 @@ class PromptCache:
         ttl: Ttl = ...,
         namespace: str = "default",
         hooks: Iterable[Hook] = (),
+        similarity: Matcher | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if policy is not None and not isinstance(policy, Policy):
@@ -73,7 +79,11 @@ class PromptCache:
         if ttl is not ...:
             self.policy = replace(self.policy, ttl=ttl)
         self._engine = Engine(
-            tiers or (MemoryTier(),), namespace=namespace, hooks=hooks, clock=clock
+            tiers or (MemoryTier(),),
+            namespace=namespace,
+            hooks=hooks,
+            clock=clock,
+            similarity=None if similarity is None else _matcher(similarity),
         )
 
     async def __aenter__(self) -> Self:
@@ -100,6 +110,19 @@ class PromptCache:
     def stats(self) -> Stats:
         """Counters so far."""
         return self._engine.stats
+
+    def report_false_hit(self, status: CacheStatus) -> None:
+        """A similar hit gave a wrong answer; `status` is its `cache_status`.
+
+        That answer is not given to that question again, the report counts in `stats`, and where
+        the matcher has a `max_error` that is threatened, the threshold rises. A second report of
+        the same changes nothing. `ConfigurationError` where `status` is not of a similar hit.
+        """
+        if not isinstance(status, CacheStatus):
+            raise ConfigurationError(f"status={status!r}: expected a CacheStatus")
+        if self._engine.similar is None:
+            raise ConfigurationError("status: this cache has no similarity=, so no similar hits")
+        self._engine.similar.report(status)
 
     # Policy
 
@@ -358,8 +381,10 @@ class PromptCache:
 
             return line(wrapped, position, item)
 
-        def policy() -> AbstractContextManager[None]:
-            return self.control(max_stale=0, refresh_ahead=0)
+        @contextmanager
+        def policy() -> Iterator[None]:
+            with self.control(max_stale=0, refresh_ahead=0), learning():
+                yield
 
         return await Warming(calls, call_of, policy, on_progress).run(concurrency)
 
@@ -376,6 +401,16 @@ class PromptCache:
         from ._openai import wrap  # the SDK takes a second to import
 
         return wrap(self._engine, lambda: self.current_policy, client)
+
+
+def _matcher(similarity: object) -> Matcher:
+    from .similarity._matchers import Matcher
+
+    if not isinstance(similarity, Matcher):
+        raise ConfigurationError(
+            f"similarity={similarity!r}: expected a LexicalSimilarity or SemanticSimilarity"
+        )
+    return similarity
 
 
 def _fits(kind: Any) -> Callable[[Entry], bool]:

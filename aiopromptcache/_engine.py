@@ -1,6 +1,6 @@
 """The driver: it does what the policy decides, over tiers and flights.
 
-Every fill (a first load, a refresh, a takeover) goes through `Engine._fly`, so all of them obey the
+Every fill (a first load, a refresh, a takeover) goes through `Engine.fly`, so all of them obey the
 same rule: what a key's invalidation overtook is not stored.
 """
 
@@ -20,8 +20,9 @@ from ._events import Hook
 from ._flights import Flight, FlightLost, Flights, OutOfPatience
 from ._ledger import Ledger
 from ._policy import Policy, Verdict, decide, due_early, refused_as
-from ._refresh import Refreshes
+from ._refresh import Refreshes, replaces
 from ._relay import Relays
+from ._similar import Similar
 from ._status import LiveStatus
 from ._storage import Found, Storage
 from ._streams import Reader, read_live
@@ -45,16 +46,18 @@ class Engine:
         namespace: str,
         hooks: Iterable[Hook],
         clock: Callable[[], float],
+        similarity: Any = None,
     ) -> None:
         self.ledger = Ledger(namespace, hooks, clock)
         self.flights: Flights[Any] = Flights()
         self.storage = Storage(tiers, self.ledger, self.flights)
         self.relays = Relays(self.flights, self.storage.shared, clock)
-        self.refreshes = Refreshes(self.flights, self._fly, self._refreshed, clock)
+        self.refreshes = Refreshes(self.flights, self.fly, self._refreshed, clock)
         self.batches = Batches(self)
         self.clock = clock
         self.stats = self.ledger.stats
         self.prefix = self.storage.prefix
+        self.similar = None if similarity is None else Similar(similarity, self)
 
     # Looking
 
@@ -237,6 +240,8 @@ class Engine:
             raise
         if isinstance(landed, Reader):
             return await self._begun(ask, landed)
+        if landed.near is not None and self.similar is not None:
+            return self.similar.offer(ask, landed)
         if not ask.accepts(landed.entry):
             return None  # another caller wanted another type
         if landed.tier is not None and not landed.waited:
@@ -247,7 +252,7 @@ class Engine:
     async def _lead(self, ask: Ask, lane: str | None) -> Answer:
         flight = self.flights.start(
             ask.slot,
-            lambda flight: self._fly(flight, ask),
+            lambda flight: self.fly(flight, ask),
             lane=None if lane is None else lane + ask.leads,
             tags=ask.policy.tags,
             patience=ask.patience,
@@ -310,12 +315,15 @@ class Engine:
             if answer is not None:
                 return answer
         if ask.policy.only_if_cached:
+            if self.similar is not None and (answer := await self.similar.fetch_stored(ask)):
+                return answer
             self.ledger.count_request(leader=True)
             self.tell("miss", ask)
             raise NotCached(f"only_if_cached: no tier has a usable answer for the key {ask.key}")
         return None
 
-    async def _fly(self, flight: Flight[Landed], ask: Ask) -> Landed:
+    async def fly(self, flight: Flight[Landed], ask: Ask) -> Landed:
+        """One flight: what a tier has, what a similar question has, or what the upstream says."""
         lease = None
         if self.storage.remote:
             found, lease = await self._begin(flight, ask)
@@ -323,6 +331,8 @@ class Engine:
                 return Landed(found.entry, found.tier, waited=found.waited)
         shareable = True
         try:
+            if self.similar is not None and (landed := await self.similar.find(ask)) is not None:
+                return await self.similar.stored_copy(flight, ask, landed, lease)
             self.relays.leads(flight, ask, lease)
             loaded = await self._load(ask)
             flight.kept, shareable = True, loaded.storable
@@ -334,6 +344,8 @@ class Engine:
             self.storage.give_back(lease, shareable=shareable)
         if stored:
             self.tell("store", ask, entry=loaded.entry)
+            if self.similar is not None:
+                self.similar.learn(ask)
         return Landed(loaded.entry, None, stored, loaded.extra)
 
     async def _begin(self, flight: Flight[Landed], ask: Ask) -> tuple[Found | None, Lease | None]:
@@ -380,6 +392,8 @@ class Engine:
     def answered(self, ask: Ask, landed: Landed, *, leader: bool) -> Answer:
         """Count and describe what a flight brought to one of its callers."""
         entry = landed.entry
+        if landed.near is not None and self.similar is not None:
+            return self.similar.hit(ask, landed, leader=leader)
         if landed.tier is not None and not landed.waited:
             found = Found(entry, landed.tier)
             return self.offer(ask, found) or self.hit(ask.key, entry, landed.tier)
@@ -425,10 +439,8 @@ class Engine:
     def hit(self, key: str, entry: Entry, tier: str, *, fwd: str | None = None) -> Answer:
         """Count a hit and describe it; `fwd` where the upstream was asked before, and failed."""
         age = self.ledger.hit(key, entry, tier)
-        if entry.ttl is None:
-            return Answer(entry, (key, True, tier, age, None))
-        ttl = entry.ttl - age
-        if ttl > 0:
+        ttl = None if entry.ttl is None else entry.ttl - age
+        if ttl is None or ttl > 0:
             return Answer(entry, (key, True, tier, age, ttl))
         note_stale()
         return Answer(entry, (key, True, tier, age, ttl, fwd, False, False, True))
@@ -471,20 +483,18 @@ class Engine:
         if self.ledger.events.active:
             if (entry := fields.get("entry")) is not None:
                 fields.setdefault("duration", entry.cost)
+            if kind == "miss" and ask.remarks is not None:
+                fields.update(ask.remarks)
             self.ledger.tell(kind, key=ask.key, endpoint=ask.endpoint, model=ask.model, **fields)
 
     async def aclose(self) -> None:
         """End refreshes, let writes end, tell the hooks, close what the tiers made."""
         await self.refreshes.aclose()
+        if self.similar is not None:
+            await self.similar.aclose()
         await self.flights.finish()
         await self.relays.aclose()
         await self.storage.aclose()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self.ledger.events.drain()
-
-
-def replaces(entry: Entry, seen: Entry) -> bool:
-    """Is an entry another and a newer one? Ages that come from elsewhere are not exact."""
-    tolerance = min(1.0, (seen.ttl or 0.0) / 2)
-    return entry.stored_at > seen.stored_at + tolerance

@@ -41,6 +41,14 @@ class CacheEvent:
     """Seconds since the entry was stored."""
     usage: Usage | None = None
     error: BaseException | None = None
+    asked_key: str | None = None
+    """Of "similar": the key of the question that was asked; `key` is the answer's."""
+    similar_key: str | None = None
+    """The key of the stored question that was found similar."""
+    similarity: float | None = None
+    """Its score, 0 to 1."""
+    reason: str | None = None
+    """Of "miss": why that question's answer was not given, as a guard or `verify` says."""
 
 
 Hook = Callable[[CacheEvent], Any]

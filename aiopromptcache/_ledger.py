@@ -35,8 +35,10 @@ class Ledger:
             fields = {**known, "usage": entry.usage, **fields}
         self.events.emit(CacheEvent(kind=kind, namespace=self.namespace, **fields))
 
-    def hit(self, key: str, entry: Entry, tier: str) -> float:
-        """Count a hit; gives the entry's age."""
+    def hit(
+        self, key: str, entry: Entry, tier: str, similar: dict[str, Any] | None = None
+    ) -> float:
+        """Count a hit; gives the entry's age. `similar`: what its event says of a similar hit."""
         note_hit()
         stats = self.stats
         stats.requests += 1
@@ -48,7 +50,8 @@ class Ledger:
         stale = entry.ttl is not None and age >= entry.ttl
         stats.stale += stale
         if self.events.active:
-            self.tell("stale" if stale else "hit", entry=entry, key=key, tier=tier, age=age)
+            kind = "similar" if similar else "stale" if stale else "hit"
+            self.tell(kind, entry=entry, key=key, tier=tier, age=age, **(similar or {}))
         return age
 
     def count_hit(self, key: str, entry: Entry, tier: str) -> None:

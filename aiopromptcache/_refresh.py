@@ -55,6 +55,12 @@ def http_status(error: Exception) -> int | None:
     return None
 
 
+def replaces(entry: Entry, seen: Entry) -> bool:
+    """Is an entry another and a newer one? Ages that come from elsewhere are not exact."""
+    tolerance = min(1.0, (seen.ttl or 0.0) / 2)
+    return entry.stored_at > seen.stored_at + tolerance
+
+
 class Failures:
     """What failed a moment ago."""
 

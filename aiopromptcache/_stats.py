@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from ._entry import Usage
 
@@ -21,6 +21,19 @@ class TokenCount:
         self.prompt += usage.prompt
         self.completion += usage.completion
         self.total += usage.total
+
+
+class Estimate(Protocol):
+    """How often similar hits were wrong."""
+
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def false_hits(self) -> int: ...
+    @property
+    def rate(self) -> float | None: ...
+    @property
+    def bound(self) -> float | None: ...
 
 
 @dataclass(slots=True)
@@ -58,16 +71,40 @@ class Stats:
     """What hits and collapsed calls would have been billed."""
     cost_saved: float | None = None
     """Money saved, where the price of every model involved is known; None otherwise."""
+    similar_hits: int = 0
+    """Hits that answered a question in other words."""
+    similarity: Estimate | None = None
+    """What is known of their quality; None without similarity."""
 
     @property
     def hit_rate(self) -> float:
         """Hits over requests, 0 to 1; 0 before the first. Collapsed calls are no hits."""
         return self.hits / self.requests if self.requests else 0.0
 
+    @property
+    def false_hits(self) -> int:
+        """Similar hits that are known to have been wrong: reported, or found by shadow checks."""
+        return 0 if self.similarity is None else self.similarity.false_hits
+
+    @property
+    def false_hit_rate(self) -> float | None:
+        """Wrong similar hits over similar hits at the threshold in force, as far as is known."""
+        return None if self.similarity is None else self.similarity.rate
+
+    @property
+    def false_hit_bound(self) -> float | None:
+        """What that rate is below of, with the matcher's confidence."""
+        return None if self.similarity is None else self.similarity.bound
+
+    @property
+    def similarity_threshold(self) -> float | None:
+        """The threshold in force; None without similarity."""
+        return None if self.similarity is None else self.similarity.threshold
+
     def as_dict(self) -> dict[str, Any]:
         """All counters and the hit rate, as plain JSON values."""
         counters: dict[str, Any] = {
-            name: getattr(self, name) for name in self.__slots__ if name != "tokens_saved"
+            name: getattr(self, name) for name in self.__slots__ if name not in _APART
         }
         counters["hits_by_tier"] = dict(self.hits_by_tier)
         tokens = self.tokens_saved
@@ -77,6 +114,8 @@ class Stats:
             "total": tokens.total,
         }
         counters["hit_rate"] = self.hit_rate
+        if self.similarity is not None:
+            counters.update({name: getattr(self, name) for name in _OF_SIMILAR})
         return counters
 
     def __str__(self) -> str:
@@ -96,4 +135,23 @@ class Stats:
             ("tokens saved", f"{self.tokens_saved.total:,}"),
             ("cost saved", saved),
         ]
+        if self.similarity is not None:
+            rows.append(("similar hits", self._similar_row()))
         return "\n".join(f"{name:<15} {value}" for name, value in rows)
+
+    def _similar_row(self) -> str:
+        parts = [f"{self.similar_hits:,} (at {self.similarity_threshold:.3g})"]
+        rate, bound = self.false_hit_rate, self.false_hit_bound
+        if rate is not None and bound is not None:
+            parts.append(f"{self.false_hits:,} known to be wrong: {rate:.1%}, below {bound:.1%}")
+        return ", ".join(parts)
+
+
+_OF_SIMILAR = (
+    "similar_hits",
+    "false_hits",
+    "false_hit_rate",
+    "false_hit_bound",
+    "similarity_threshold",
+)
+_APART = frozenset({"tokens_saved", "similarity", *_OF_SIMILAR})

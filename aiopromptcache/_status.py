@@ -36,6 +36,8 @@ class CacheStatus:
     """A hit that is past its fresh life."""
     similarity: float | None = None
     """Score of a similar hit, 0 to 1; None for an exact one."""
+    asked_key: str | None = None
+    """Of a similar hit: the key of the question that was asked; `key` is that of the answer."""
 
     def __str__(self) -> str:
         parts = ["aiopromptcache"]
@@ -51,6 +53,8 @@ class CacheStatus:
             parts.append("collapsed")
         if self.tier is not None:
             parts.append(f"detail={self.tier}")
+        if self.similarity is not None:
+            parts.append(f"similarity={self.similarity:.3f}")
         return "; ".join(parts)
 
 

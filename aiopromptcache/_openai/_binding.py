@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextvars import ContextVar
@@ -21,13 +22,14 @@ from openai import (
     OpenAIError,
 )
 
-from .._ask import SIDE, Answer, Ask, Loaded
+from .._ask import SIDE, Answer, Ask, Loaded, Prompt
 from .._engine import Engine
 from .._entry import Entry, ForeignEntry, Kind, Usage
 from .._keys import Unkeyable, canonical, digest, plain_json
 from .._policy import Policy, Request, cache_control
 from .._refresh import is_outage
 from .._streams import Live
+from . import _prompts as prompts
 from ._embeddings import Items, items_of
 from ._endpoints import Body, Endpoint, cacheable, usage_of
 from ._forms import as_plain, as_stream
@@ -81,6 +83,8 @@ class Call(NamedTuple):
     """Of embeddings: what to refresh ahead of time, where the fast layer has drawn lots."""
     decoded: bool = False
     """Of embeddings: True where base64 is asked for, and the caller gets floats."""
+    hashed: tuple[bytes, bytes] | None = None
+    """What the key was made of, where similar questions matter."""
 
 
 planned: ContextVar[Call | None] = ContextVar("aiopromptcache planned call", default=None)
@@ -142,6 +146,8 @@ class Binding:
         key = digest(prefix, text)
         slot = self.engine.prefix + key
         call = Call(endpoint, request, policy, key, slot, looked=looked)
+        if self.engine.similar is not None and endpoint.name in prompts.ENDPOINTS:
+            call = call._replace(hashed=(prefix, text))
         if stream:
             return self._stream_call(call)
         if endpoint.name == "embeddings" and not self.strict:
@@ -307,6 +313,7 @@ class Binding:
             fwd=call.fwd,
             endpoint=call.endpoint.name,
             model=model_of(call),
+            prompt=_prompt(call),
         )
 
     # Storing
@@ -386,6 +393,13 @@ def snapshot(value: Any) -> Any:
         return orjson.loads(orjson.dumps(value, default=plain_json))
     except (orjson.JSONEncodeError, orjson.JSONDecodeError):  # e.g. an integer past 64 bits
         return copy.deepcopy(value)
+
+
+def _prompt(call: Call) -> Prompt | None:
+    if call.hashed is None:
+        return None
+    split = functools.partial(prompts.split, call.endpoint, *call.hashed)
+    return Prompt(split, functools.partial(prompts.said, call.endpoint))
 
 
 def _identity(call: Call, entry: Entry) -> int:

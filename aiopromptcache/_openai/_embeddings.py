@@ -16,12 +16,13 @@ import orjson
 
 from .._ask import Answer, Ask, Landed
 from .._batches import Batch, Fetched
-from .._engine import Engine, replaces
+from .._engine import Engine
 from .._entry import Entry, Kind, Usage
 from .._errors import NotCached
 from .._flights import FlightLost, OutOfPatience
 from .._keys import canonical
 from .._policy import Verdict, decide, refused_as
+from .._refresh import replaces
 from .._storage import Found
 from .._tally import note_paid
 from ._endpoints import Body

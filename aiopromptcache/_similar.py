@@ -1,0 +1,372 @@
+"""Similar hits: the answer to a question that says the same in other words.
+
+Only after an exact miss, inside the flight of the question, and only within its family: all that
+was asked but for the last user text is equal. The index may name what is gone; what is served is
+always looked up in the tiers, so it lives no longer than there. Nothing here is done without a
+matcher, and whatever fails here is a miss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import random
+from collections import OrderedDict
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+from ._ask import SIDE, Answer, Ask, Landed, Prompt, Similarity
+from ._entry import Entry
+from ._errors import ConfigurationError, NotCached, ReentrantCall
+from ._flights import Flight
+from ._policy import Policy, Verdict, decide
+from ._status import CacheStatus
+from ._storage import Found
+from .tiers._base import Lease
+
+if TYPE_CHECKING:
+    from ._engine import Engine
+    from .similarity._index import Near
+    from .similarity._matchers import Matcher
+
+logger = logging.getLogger("aiopromptcache")
+
+LOOK_SECONDS = 5.0
+"""What embedding, looking and verifying may take of one call together."""
+ROUNDS = 4
+"""How often it is looked again where all that was near is gone from the tiers."""
+BANNED = 10_000
+"""Pairs of questions at most that are known not to be the same."""
+ONLY_STORED = "only stored"
+"""The lane of those who only want what is stored."""
+
+Mode = Literal["on", "learn", "off"]
+
+mode: ContextVar[Mode] = ContextVar("aiopromptcache similar", default="on")
+"""What is done for calls made here: "learn" looks for nothing similar, and keeps what is asked;
+"off" is for calls that a matcher makes itself."""
+
+
+@contextmanager
+def learning() -> Iterator[None]:
+    """For calls made inside, nothing similar will do; what they ask may answer others."""
+    token = mode.set("learn")
+    try:
+        yield
+    finally:
+        mode.reset(token)
+
+
+class Similar:
+    """The similar hits of one cache."""
+
+    def __init__(self, matcher: Matcher, engine: Engine) -> None:
+        from .similarity._budget import Budget
+        from .similarity._questions import Questions
+
+        self._matcher = matcher
+        self._engine = engine
+        self._questions = Questions(matcher)
+        self.budget = Budget(matcher.threshold, matcher.max_error, matcher.confidence)
+        self._banned: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failing = False
+        engine.stats.similarity = self.budget
+
+    def threshold(self, policy: Policy) -> float | None:
+        """What this caller's similar hits must score; None: there are none."""
+        if policy.similarity is None:
+            return None
+        own = self.budget.threshold if policy.similarity is ... else policy.similarity
+        return max(cast(float, own), self.budget.floor)
+
+    # Looking
+
+    async def find(self, ask: Ask) -> Landed | None:
+        """A fresh answer to a similar question; None also where looking for one fails."""
+        threshold = self.threshold(ask.policy)
+        if threshold is None or ask.policy.no_cache or ask.seen is not None or mode.get() != "on":
+            return None
+        if ask.prompt is None or ask.prompt.parts is None:
+            return None
+        seconds = LOOK_SECONDS if ask.patience is None else min(LOOK_SECONDS, ask.patience)
+        token = mode.set("off")
+        try:
+            async with asyncio.timeout(seconds):
+                landed = await self._find(ask, ask.prompt, threshold)
+        except Exception as error:
+            self._failed(ask, error)
+            return None
+        finally:
+            mode.reset(token)
+        self._failing = False
+        return landed
+
+    async def _find(self, ask: Ask, prompt: Prompt, threshold: float) -> Landed | None:
+        family, text = cast("tuple[str, str]", prompt.parts)
+        given = await self._given(prompt)
+        for _ in range(ROUNDS):
+            gone = False
+            for near in await self._questions.nearest(family, text, given, threshold):
+                if near.key == ask.key or self._refuses(ask, text, near):
+                    continue
+                found = await self._look(ask, near)
+                if found is None:
+                    gone = True
+                elif self._usable(ask, found.entry) and await self._verified(ask, near, found):
+                    return Landed(found.entry, found.tier, near=self._served(ask, near))
+            if not gone:
+                break
+        return None
+
+    async def _given(self, prompt: Prompt) -> Any:
+        if prompt.given is None:
+            _, text = cast("tuple[str, str]", prompt.parts)
+            prompt.given = await self._questions.prepare(text)
+        return prompt.given
+
+    def _refuses(self, ask: Ask, text: str, near: Near) -> bool:
+        """Do the guards, or what was learnt before, say that these are two questions?"""
+        from .similarity._guards import refusal
+
+        reason = refusal(self._matcher.guards, text, near.text)
+        if reason is None and (ask.key, near.key) in self._banned:
+            reason = "it was a false hit before"
+        return self._note(ask, near, reason)
+
+    def _note(self, ask: Ask, near: Near, reason: str | None) -> bool:
+        """Remember for the event why the best one was refused."""
+        if reason is not None and ask.remarks is None:
+            ask.remarks = {"similar_key": near.key, "similarity": near.score, "reason": reason}
+        return reason is not None
+
+    async def _look(self, ask: Ask, near: Near) -> Found | None:
+        """What the tiers have of it; None where it is gone, and then it is forgotten."""
+        errors = self._engine.stats.errors
+        base = self._engine.prefix + near.key
+        slots = [base] if ask.live is None else [base, base + SIDE]
+        best: Found | None = None
+        for slot in slots:
+            found = await self._stored(slot, ask.policy)
+            if found is not None and self._usable(ask, found.entry):
+                return found
+            best = best or found
+        # Where a tier could not say, it may be there yet.
+        sure = errors == self._engine.stats.errors
+        if best is None and sure and not any(tier.open for tier in self._engine.storage.remote):
+            self._questions.remove(near.key)
+        return best
+
+    async def _stored(self, slot: str, policy: Policy) -> Found | None:
+        storage = self._engine.storage
+        entry = storage.peek(slot)
+        if entry is not None and self._is_fresh(entry, policy):
+            return Found(entry, storage.local_name)
+        if storage.remote:
+            return await storage.look(slot, promote=not policy.no_store)
+        now = self._engine.clock()
+        return (
+            None if entry is None or entry.expires_at <= now else Found(entry, storage.local_name)
+        )
+
+    def _is_fresh(self, entry: Entry, policy: Policy) -> bool:
+        return decide(entry, policy, self._engine.clock()) is Verdict.FRESH
+
+    def _usable(self, ask: Ask, entry: Entry) -> bool:
+        """Fresh for this caller, and all there in the form that is asked for?"""
+        return self._is_fresh(entry, ask.policy) and ask.accepts(entry)
+
+    async def _verified(self, ask: Ask, near: Near, found: Found) -> bool:
+        """Does the user's own check agree, and is the answer still there after it?"""
+        verify, prompt = self._matcher.verify, cast(Prompt, ask.prompt)
+        if verify is None:
+            return True
+        _, text = cast("tuple[str, str]", prompt.parts)
+        agreed = verify(text, near.text, prompt.said(found.entry))
+        if inspect.isawaitable(agreed):
+            agreed = await agreed
+        if self._note(ask, near, None if agreed else "verify says that it is another question"):
+            return False
+        again = await self._look(ask, near)
+        return again is not None and again.entry.stored_at == found.entry.stored_at
+
+    def _served(self, ask: Ask, near: Near) -> Similarity:
+        return Similarity(near.key, near.score, near.text)
+
+    def _failed(self, ask: Ask, error: Exception) -> None:
+        engine = self._engine
+        engine.stats.errors += 1
+        if not self._failing:
+            self._failing = True
+            logger.warning(
+                "looking for similar prompts failed with %s; until it works again, failures "
+                "are only counted",
+                type(error).__name__,
+            )
+        engine.tell("error", ask, error=error)
+
+    # Answering
+
+    def offer(self, ask: Ask, landed: Landed) -> Answer | None:
+        """What another caller's similar hit is for this one: None where the threshold is another,
+        or it is too old, or lacks something.
+        """
+        threshold, score = self.threshold(ask.policy), cast(Similarity, landed.near).score
+        if threshold is None or score < threshold or not self._usable(ask, landed.entry):
+            return None
+        return self.hit(ask, landed, leader=False)
+
+    def hit(self, ask: Ask, landed: Landed, *, leader: bool) -> Answer:
+        """Count and describe a similar hit for one of its callers."""
+        near, entry, tier = cast(Similarity, landed.near), landed.entry, cast(str, landed.tier)
+        engine = self._engine
+        told = {"asked_key": ask.key, "similar_key": near.key, "similarity": near.score}
+        engine.stats.similar_hits += 1
+        self.budget.served(near.score)
+        age = engine.ledger.hit(near.key, entry, tier, told)
+        ttl = None if entry.ttl is None else entry.ttl - age
+        key = f"{near.key},{ask.key}" if landed.stored else near.key
+        status = (
+            key, True, tier, age, ttl, None, False, landed.stored, False, near.score, ask.key
+        )  # fmt: skip
+        if leader:
+            self._maybe_check(ask, landed)
+        return Answer(entry, status)
+
+    async def stored_copy(
+        self, flight: Flight[Landed], ask: Ask, landed: Landed, lease: Lease | None
+    ) -> Landed:
+        """Where that is wanted, keep the answer under the new key too, for as long as it has."""
+        if not self._matcher.store_similar or ask.policy.no_store or ask.policy.ttl == 0:
+            return landed
+        flight.kept = True
+        stored = await self._engine.storage.keep(flight, ask.slot, landed.entry, lease, ask.spent)
+        return landed._replace(stored=stored)
+
+    async def fetch_stored(self, ask: Ask) -> Answer | None:
+        """A similar answer for one who goes upstream for nothing; one look for all who ask."""
+        if self.threshold(ask.policy) is None or ask.prompt is None:
+            return None
+        flights = self._engine.flights
+        flight = flights.find(ask.slot, ONLY_STORED)
+        if leader := flight is None:
+            flight = flights.start(
+                ask.slot, lambda flight: self._found(ask), lane=ONLY_STORED, tags=ask.policy.tags
+            )
+        try:
+            landed: Landed = await flights.join(flight, leader=leader, timeout=ask.patience)
+        except NotCached:
+            return None
+        return self.hit(ask, landed, leader=True) if leader else self.offer(ask, landed)
+
+    async def _found(self, ask: Ask) -> Landed:
+        landed = await self.find(ask)
+        if landed is None:
+            raise NotCached("nothing similar is stored")
+        return landed
+
+    # Learning
+
+    def learn(self, ask: Ask) -> None:
+        """The answer to a question was stored: it may answer similar ones."""
+        if ask.prompt is None or mode.get() == "off" or ask.prompt.parts is None:
+            return
+        if mode.get() == "on" and self.threshold(ask.policy) is None:
+            return
+        if ask.prompt.given is not None:
+            family, text = ask.prompt.parts
+            self._questions.add(family, ask.key, text, ask.prompt.given)
+        elif ask.seen is None:  # a refresh replaces what was learnt before
+            self._spawn(self._learn(ask, ask.prompt))
+
+    async def _learn(self, ask: Ask, prompt: Prompt) -> None:
+        mode.set("off")
+        try:
+            async with asyncio.timeout(LOOK_SECONDS):
+                given = await self._given(prompt)
+                family, text = cast("tuple[str, str]", prompt.parts)
+                await asyncio.wrap_future(self._questions.add(family, ask.key, text, given))
+        except Exception as error:
+            self._failed(ask, error)
+
+    # Being wrong
+
+    def report(self, status: CacheStatus) -> None:
+        """See `PromptCache.report_false_hit`."""
+        score, asked = status.similarity, status.asked_key
+        if score is None or asked is None:
+            raise ConfigurationError(
+                f"status: similarity={score!r}: expected the status of a similar hit"
+            )
+        if self._ban(asked, status.key.partition(",")[0]):
+            self.budget.reported(score)
+
+    def _ban(self, asked: str, stored: str) -> bool:
+        """Never give this answer to this question again; False where that is known already."""
+        if (asked, stored) in self._banned:
+            return False
+        self._banned[asked, stored] = None
+        if len(self._banned) > BANNED:
+            self._banned.popitem(last=False)
+        return True
+
+    def _maybe_check(self, ask: Ask, landed: Landed) -> None:
+        """Draw lots: is this hit one to be compared with a fresh answer?"""
+        shadow = self._matcher.shadow
+        if not shadow or ask.policy.only_if_cached or random.random() >= shadow:
+            return
+        ask.settle()
+        engine, policy = self._engine, replace(ask.policy, no_cache=True)
+        own = replace(ask, policy=policy, looked=False, spent=0.0)
+        try:
+            flight = engine.flights.start(
+                ask.slot,
+                lambda flight: engine.fly(flight, own),
+                lane=None,
+                tags=policy.tags,
+                patience=ask.patience,
+            )
+        except ReentrantCall:  # we are in the work for this very key
+            return
+        engine.refreshes.watch(
+            flight, own, [], lambda fresh: self._spawn(self._check(own, landed, fresh))
+        )
+
+    async def _check(self, ask: Ask, served: Landed, fresh: Landed) -> None:
+        """Let the user's judge compare what was served with what the upstream says."""
+        mode.set("off")
+        prompt, near = cast(Prompt, ask.prompt), cast(Similarity, served.near)
+        _, text = cast("tuple[str, str]", prompt.parts)
+        try:
+            judge = cast(Any, self._matcher.judge)
+            async with asyncio.timeout(LOOK_SECONDS):
+                right = judge(text, prompt.said(served.entry), prompt.said(fresh.entry))
+                if inspect.isawaitable(right):
+                    right = await right
+        except Exception as error:
+            self._failed(ask, error)
+            return
+        self.budget.checked(near.score, right=bool(right))
+        if not right:
+            self._ban(ask.key, near.key)
+
+    # Background
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work, name="aiopromptcache similar")
+        if not task.done():
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def aclose(self) -> None:
+        """End what goes on in the background."""
+        loop = asyncio.get_running_loop()
+        if own := [task for task in self._tasks if task.get_loop() is loop]:
+            for task in own:
+                task.cancel()
+            await asyncio.wait(own)
+        self._questions.close()

@@ -1,0 +1,57 @@
+"""One matcher's questions: made ready for comparing, kept, found, scored."""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from typing import Any
+
+from ._index import Index, Near, TextShelf, VectorShelf
+
+
+class Questions:
+    """The index that suits a matcher: of vectors for one that embeds, else of texts."""
+
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
+        self._embeds = hasattr(matcher, "vectors")
+        if self._embeds:
+            import numpy  # noqa: F401  # here it fails early
+
+            self._index: Index[Any] = Index(matcher.max_entries, VectorShelf)
+        else:
+            scorer = matcher.scorer
+            scale = float(scorer("same", "same"))  # RapidFuzz has scorers to 100, and to 1
+            self._index = Index(matcher.max_entries, lambda first: TextShelf(scorer, scale))
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    async def prepare(self, text: str) -> Any:
+        """What a text is compared as: its vector, or its normal form."""
+        if not self._embeds:
+            return self._matcher.prepare(text)
+        return (await self._matcher.vectors([text]))[0]
+
+    async def nearest(self, family: str, text: str, given: Any, threshold: float) -> list[Near]:
+        """Those of the family that score at least `threshold`, the best first."""
+        found = await self._index.nearest(family, given, threshold)
+        scored = [near._replace(score=self._score(text, near)) for near in found]
+        good = [near for near in scored if near.score >= threshold]
+        return sorted(good, key=lambda near: -near.score)
+
+    def _score(self, text: str, near: Near) -> float:
+        if self._embeds:
+            return float(self._matcher.refine(text, near.text, near.score))
+        return float(self._matcher.score(text, near.text))
+
+    def add(self, family: str, key: str, text: str, given: Any) -> Future[Any]:
+        """Keep a question; who looks after this call finds it."""
+        return self._index.add(family, key, text, given)
+
+    def remove(self, key: str) -> None:
+        """Forget a question."""
+        self._index.remove(key)
+
+    def close(self) -> None:
+        """End what works in the background."""
+        self._index.close()

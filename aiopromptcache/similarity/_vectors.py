@@ -1,0 +1,176 @@
+"""Vectors of one family, searched exactly: no neighbour is ever missed, and few are looked at.
+
+Rows are kept in blocks, so growing copies nothing large. In a large family each row also has a
+short head: its coordinates in the few directions in which the family's vectors differ most. By
+Cauchy and Schwarz, the heads' product plus the product of the remainders' lengths is no less than
+the whole cosine. So a row whose bound is below what is sought need not be read.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+BLOCK = 4_096
+"""Rows in one block."""
+SMALL = 2 * BLOCK
+"""Rows up to which all are read: that is fast enough."""
+HEAD = 63
+"""Coordinates in a head."""
+SAMPLE = 512
+"""Rows that the directions are found by."""
+TURN_SECONDS = 20e-6
+"""A pause in which other threads get the interpreter's lock."""
+_SLACK = 1e-5
+"""More than float32 may be off by."""
+
+
+class Rows:
+    """A matrix of float32 that grows block by block."""
+
+    def __init__(self, width: int) -> None:
+        self._width = width
+        self.blocks: list[Array] = []
+
+    def set(self, place: int, row: Array) -> None:
+        """Write one row, at most one past the last."""
+        block, at = divmod(place, BLOCK)
+        if block == len(self.blocks):
+            self.blocks.append(np.empty((16 if block == 0 else BLOCK, self._width), np.float32))
+        if at >= len(self.blocks[block]):
+            grown = np.empty((min(BLOCK, 2 * at), self._width), np.float32)
+            grown[:at] = self.blocks[block]
+            self.blocks[block] = grown
+        self.blocks[block][at] = row
+
+    def get(self, place: int) -> Array:
+        """One row."""
+        block, at = divmod(place, BLOCK)
+        row: Array = self.blocks[block][at]
+        return row
+
+    def products(self, row: Array, count: int) -> Array:
+        """The first `count` rows, each times this one."""
+        parts = [
+            _times(block[: count - BLOCK * number], row)
+            for number, block in enumerate(self.blocks)
+            if count > BLOCK * number
+        ]
+        return np.concatenate(parts)
+
+    def products_of(self, places: Array, row: Array) -> Array:
+        """Some rows, in ascending order, each times this one."""
+        cuts = np.searchsorted(places, np.arange(1, len(self.blocks)) * BLOCK)
+        parts = [
+            _times(self.blocks[number][some - BLOCK * number], row)
+            for number, some in enumerate(np.split(places, cuts))
+            if len(some)
+        ]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
+class Vectors:
+    """Normalised vectors by place; the last one moves to where one is taken away."""
+
+    def __init__(self, width: int) -> None:
+        self.count = 0
+        self.width = width
+        self._rows = Rows(width)
+        self._basis: Array | None = None
+        self._heads = Rows(HEAD + 1)
+
+    def append(self, vector: Array) -> None:
+        """Add one at the end."""
+        self._put(self.count, vector)
+        self.count += 1
+        if self._basis is None and self.count >= SMALL and self.width > 2 * HEAD:
+            self._begin_heads()
+
+    def remove(self, place: int) -> None:
+        """Take one away: the last takes its place."""
+        self.count -= 1
+        if place != self.count:
+            self._put(place, self._rows.get(self.count))
+
+    def _put(self, place: int, vector: Array) -> None:
+        self._rows.set(place, vector)
+        if self._basis is not None:
+            self._heads.set(place, _head(vector, self._basis))
+
+    def _begin_heads(self) -> None:
+        """Find the directions by a few steps of subspace iteration. They need not be the best."""
+        sample = self._rows.blocks[0][:SAMPLE]
+        basis = np.random.default_rng(0).standard_normal((HEAD, self.width), dtype=np.float32)
+        for _ in range(3):
+            spread = np.einsum("ij,kj->ik", sample, basis)
+            basis = _orthonormal(np.einsum("ik,ij->kj", spread, sample))
+        self._basis = basis
+        self._heads.blocks = [_heads(block, basis) for block in self._rows.blocks]
+
+    def nearest(self, vector: Array, limit: int, least: float) -> list[tuple[int, float]]:
+        """The places and cosines of the `limit` nearest that have `least`, nearest first."""
+        if self._basis is None or not self.count:
+            return self._best_of_all(vector, limit, least)
+        bounds = self._heads.products(_head(vector, self._basis), self.count)
+        floor = least - _SLACK
+        places = np.flatnonzero(bounds >= floor)
+        if len(places) > BLOCK // 2:  # the nearest by bound say how near the others must be
+            first = np.argpartition(bounds, -4 * limit)[-4 * limit :]
+            scores = self._rows.products_of(np.sort(first), vector)
+            floor = max(floor, float(np.partition(scores, -limit)[-limit]) - _SLACK)
+            places = np.flatnonzero(bounds >= floor)
+            if len(places) > self.count // 3:
+                return self._best_of_all(vector, limit, least)
+        return _best(self._rows.products_of(places, vector), limit, least, places)
+
+    def _best_of_all(self, vector: Array, limit: int, least: float) -> list[tuple[int, float]]:
+        if not self.count:
+            return []
+        return _best(self._rows.products(vector, self.count), limit, least)
+
+
+# Without BLAS, which would start threads that wait for each other, for long where the cores are
+# busy with other things.
+
+
+def _times(rows: Array, row: Array) -> Array:
+    products: Array = np.einsum("ij,j->i", rows, row)
+    return products
+
+
+def _orthonormal(rows: Array) -> Array:
+    """The same space by rows of length 1, each at a right angle to the others."""
+    for place, row in enumerate(rows):
+        for _ in range(2):  # the second time for what the first has rounded
+            row -= np.einsum("k,kj->j", _times(rows[:place], row), rows[:place])
+        row /= np.sqrt(np.einsum("j,j->", row, row)) + np.float32(1e-12)
+        time.sleep(TURN_SECONDS)
+    return rows
+
+
+def _head(vector: Array, basis: Array) -> Array:
+    """Its coordinates in the basis, and the length of what they leave out."""
+    head: Array = _heads(vector[np.newaxis], basis)[0]
+    return head
+
+
+def _heads(rows: Array, basis: Array) -> Array:
+    heads = np.einsum("ij,kj->ik", rows, basis)
+    rests = np.einsum("ij,ij->i", rows, rows) - np.einsum("ij,ij->i", heads, heads)
+    rests = np.sqrt(np.maximum(rests, 0) + np.float32(1e-6))
+    whole: Array = np.column_stack([heads, rests])
+    return whole
+
+
+def _best(
+    scores: Array, limit: int, least: float, places: Array | None = None
+) -> list[tuple[int, float]]:
+    good = np.flatnonzero(scores >= least - _SLACK)
+    if len(good) > limit:
+        good = good[np.argpartition(scores[good], -limit)[-limit:]]
+    good = good[np.argsort(-scores[good], kind="stable")]
+    return [(int(n if places is None else places[n]), float(scores[n])) for n in good]
