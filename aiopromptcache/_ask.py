@@ -64,18 +64,18 @@ class Prompt:
     """What of a question may be in other words, worked out where it is needed.
 
     `split` gives the family (a digest of all else that was asked) and the text, or None where no
-    text stands for itself; `said` gives an answer's text.
+    text stands for itself; `body` gives an answer's JSON body.
     """
 
-    __slots__ = ("__dict__", "_split", "given", "said")
+    __slots__ = ("__dict__", "_split", "body", "given")
 
     def __init__(
         self,
         split: Callable[[], tuple[str, str] | None],
-        said: Callable[[Entry], str],
+        body: Callable[[Entry], Any],
     ) -> None:
         self._split = split
-        self.said = said
+        self.body = body
         self.given: Any = None
         """What the matcher made of the text."""
 

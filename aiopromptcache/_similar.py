@@ -186,7 +186,7 @@ class Similar:
         if verify is None:
             return True
         _, text = cast("tuple[str, str]", prompt.parts)
-        agreed = verify(text, near.text, prompt.said(found.entry))
+        agreed = verify(text, near.text, prompt.body(found.entry))
         if inspect.isawaitable(agreed):
             agreed = await agreed
         if self._note(ask, near, None if agreed else "verify says that it is another question"):
@@ -344,7 +344,7 @@ class Similar:
         try:
             judge = cast(Any, self._matcher.judge)
             async with asyncio.timeout(LOOK_SECONDS):
-                right = judge(text, prompt.said(served.entry), prompt.said(fresh.entry))
+                right = judge(text, prompt.body(served.entry), prompt.body(fresh.entry))
                 if inspect.isawaitable(right):
                     right = await right
         except Exception as error:

@@ -34,6 +34,7 @@ from ._embeddings import Items, items_of
 from ._endpoints import Body, Endpoint, cacheable, usage_of
 from ._forms import as_plain, as_stream
 from ._live import EventForm
+from ._prompts import parse
 from ._rebuild import rebuild
 from ._record import is_head, is_json, pack_head, says_json
 from ._scope import Scope, defined_by_sdk
@@ -399,7 +400,7 @@ def _prompt(call: Call) -> Prompt | None:
     if call.hashed is None:
         return None
     split = functools.partial(prompts.split, call.endpoint, *call.hashed)
-    return Prompt(split, functools.partial(prompts.said, call.endpoint))
+    return Prompt(split, functools.partial(prompts.body_of, call.endpoint))
 
 
 def _identity(call: Call, entry: Entry) -> int:
@@ -449,15 +450,6 @@ def model_of(call: Call) -> str | None:
     """The model that a call asks for."""
     model = call.request.params.get("model")
     return model if isinstance(model, str) else None
-
-
-def parse(body: bytes) -> Body | None:
-    """A body as a JSON object; None where it is none."""
-    try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return None
-    return parsed if isinstance(parsed, dict) else None
 
 
 def given(params: Mapping[str, Any]) -> Body:

@@ -28,12 +28,13 @@ from .._policy import Policy, Request
 from .._status import CacheStatus, LiveStatus, mark
 from .._streams import Live
 from .._tally import note_bypass, note_paid
-from ._binding import RAW_HEADER, Binding, Call, given, parse, snapshot, without_directives
+from ._binding import RAW_HEADER, Binding, Call, given, snapshot, without_directives
 from ._embeddings import Assembled, Gathering, Items, Whole, split
 from ._endpoints import BY_PATH, ENDPOINTS, Endpoint
 from ._fast import fast_create
 from ._live import Reply, refuses_stream_options
 from ._playback import Playback
+from ._prompts import parse
 from ._raw import request_of
 from ._record import add_cache_status, pack_head, reopened, replay
 from ._scope import defined_by_sdk

@@ -1,10 +1,11 @@
-"""What of a request may be in other words, and what an answer says."""
+"""What of a request may be in other words, and what was answered."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from typing import Any
+
+import orjson
 
 from .._entry import Entry, Kind
 from .._keys import canonical, digest
@@ -65,49 +66,19 @@ def _pop_text(place: Body, name: str) -> str | None:
     return value
 
 
-def said(endpoint: Endpoint, entry: Entry) -> str:
-    """An answer's text, as `verify` and `judge` get it; tool calls and all else as JSON."""
-    if entry.kind is Kind.SSE:
-        body = accumulate(endpoint, entry.payload)
-    else:
-        body = json.loads(entry.payload)
-    if not isinstance(body, dict):
-        return ""
-    return _OF.get(endpoint.name, _raw)(body)
+def body_of(endpoint: Endpoint, entry: Entry) -> Body | None:
+    """A stored answer's JSON body, as `verify` and `judge` get it; that of a stream as well."""
+    return accumulate(endpoint, entry.payload) if entry.kind is Kind.SSE else parse(entry.payload)
 
 
-def _chat(body: Body) -> str:
-    parts = []
-    for choice in body.get("choices") or ():
-        message = choice.get("message") or {}
-        text, calls = message.get("content"), message.get("tool_calls")
-        parts += [text] if isinstance(text, str) and text else []
-        parts += [json.dumps([call.get("function", call) for call in calls])] if calls else []
-    return "\n".join(parts)
+def parse(body: bytes) -> Body | None:
+    """A body as a JSON object; None where it is none."""
+    try:
+        parsed = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    return parsed if isinstance(parsed, dict) else None
 
 
-def _completion(body: Body) -> str:
-    return "\n".join(str(choice.get("text", "")) for choice in body.get("choices") or ())
-
-
-def _response(body: Body) -> str:
-    parts = []
-    for item in body.get("output") or ():
-        if item.get("type") == "message":
-            parts += [str(part.get("text", "")) for part in item.get("content") or ()]
-        elif item.get("type") != "reasoning":
-            parts.append(json.dumps(item))
-    return "\n".join(parts)
-
-
-def _raw(body: Body) -> str:
-    return json.dumps(body)
-
-
-_OF: dict[str, Callable[[Body], str]] = {
-    "chat.completions": _chat,
-    "completions": _completion,
-    "responses": _response,
-}
-ENDPOINTS = frozenset(_OF)
+ENDPOINTS = frozenset({"chat.completions", "responses", "completions"})
 """Those with a text that may be in other words."""

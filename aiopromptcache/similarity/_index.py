@@ -41,6 +41,7 @@ class Shelf(Protocol):
 
     def nearest(self, given: Any, least: float) -> list[tuple[int, float]]:
         """Places and scores of at most `NEAREST` that have `least`, the best first."""
+        ...
 
 
 class _Family:
@@ -166,7 +167,7 @@ class TextShelf:
                 some,
                 scorer=self._scorer,
                 limit=NEAREST,
-                score_cutoff=least * self._scale,
+                score_cutoff=max(0.0, least) * self._scale,
             )
             found += [(start + at, score / self._scale) for _, score, at in best]
         return sorted(found, key=lambda one: -one[1])[:NEAREST]

@@ -125,6 +125,8 @@ class SemanticSimilarity(Matcher):
         if not callable(embed):
             raise ConfigurationError(f"embed={embed!r}: expected a callable")
         self.embed = embed
+        called = getattr(embed, "__call__", None)  # noqa: B004  # of an object: its own
+        self._is_async = any(map(inspect.iscoroutinefunction, (embed, called)))
 
     async def vectors(self, texts: Sequence[str]) -> Vectors:
         """What `embed` gives for so many texts, (n, d), each row of length 1.
@@ -132,7 +134,7 @@ class SemanticSimilarity(Matcher):
         `ValueError` where that is something else, and what `embed` raises.
         """
         given = list(texts)
-        if inspect.iscoroutinefunction(self.embed):
+        if self._is_async:
             made = await self.embed(given)
         else:
             made = await anyio.to_thread.run_sync(self.embed, given)

@@ -34,7 +34,8 @@ class Questions:
 
     async def nearest(self, family: str, text: str, given: Any, threshold: float) -> list[Near]:
         """Those of the family that score at least `threshold`, the best first."""
-        found = await self._index.nearest(family, given, threshold)
+        least = threshold if threshold > 0 else -1.0  # a score is never below 0, a cosine may be
+        found = await self._index.nearest(family, given, least)
         scored = [near._replace(score=self._score(text, near)) for near in found]
         good = [near for near in scored if near.score >= threshold]
         return sorted(good, key=lambda near: -near.score)

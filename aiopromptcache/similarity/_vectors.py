@@ -144,7 +144,8 @@ def _times(rows: Array, row: Array) -> Array:
 
 def _orthonormal(rows: Array) -> Array:
     """The same space by rows of length 1, each at a right angle to the others."""
-    for place, row in enumerate(rows):
+    for place in range(len(rows)):
+        row = rows[place]
         for _ in range(2):  # the second time for what the first has rounded
             row -= np.einsum("k,kj->j", _times(rows[:place], row), rows[:place])
         row /= np.sqrt(np.einsum("j,j->", row, row)) + np.float32(1e-12)

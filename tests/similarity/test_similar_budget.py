@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 import pytest
-from similar_calls import SECOND, THIRD, chat, words
+from similar_calls import SECOND, THIRD, chat
 
 from aiopromptcache import CacheStatus, ConfigurationError, PromptCache, cache_status
 from aiopromptcache.similarity._budget import Budget
@@ -70,9 +70,9 @@ async def test_reports_tighten_where_there_is_a_budget(
 async def test_a_shadow_check_asks_the_upstream_too(
     server: OpenAIServer, make: Any, matcher: Any, events: Any
 ) -> None:
-    judged: list[tuple[str, str, str]] = []
+    judged: list[tuple[str, Any, Any]] = []
 
-    async def judge(question: str, served: str, fresh: str) -> bool:
+    async def judge(question: str, served: Any, fresh: Any) -> bool:
         judged.append((question, served, fresh))
         return True
 
@@ -83,7 +83,9 @@ async def test_a_shadow_check_asks_the_upstream_too(
     assert status.similarity
     await settle(cache)
     assert server.calls == 2
-    assert judged[0][:2] == (SECOND, words(first))
+    [(question, served, fresh)] = judged
+    assert (question, served["id"]) == (SECOND, first.id)
+    assert fresh["id"] != first.id
     stats = cache.stats
     assert (stats.false_hits, stats.false_hit_rate) == (0, 0.0)
     assert stats.false_hit_bound == pytest.approx(bound(0, 1, 0.95))
@@ -114,9 +116,9 @@ async def test_a_check_that_finds_it_wrong_counts_and_tightens(
 async def test_a_crowd_is_checked_once(
     server: OpenAIServer, make: Any, semantic: Any, embed: Any, stream: bool
 ) -> None:
-    judged: list[str] = []
+    judged: list[Any] = []
 
-    def judge(question: str, served: str, fresh: str) -> bool:
+    def judge(question: str, served: Any, fresh: Any) -> bool:
         judged.append(fresh)
         return True
 
@@ -126,14 +128,14 @@ async def test_a_crowd_is_checked_once(
     assert all(cache_status(answer).similarity for answer in answers)  # type: ignore[union-attr]
     await settle(cache)
     assert len(judged) == 1
-    assert judged[0]
+    assert judged[0]["choices"]
     assert server.calls == 2
 
 
 async def test_a_failing_check_is_nobodys_trouble(
     server: OpenAIServer, make: Any, lexical: Any
 ) -> None:
-    def judge(question: str, served: str, fresh: str) -> bool:
+    def judge(question: str, served: Any, fresh: Any) -> bool:
         raise ZeroDivisionError
 
     cache, client = make(lexical(shadow=1.0, judge=judge))
@@ -221,5 +223,3 @@ def test_the_threshold_never_falls_and_can_shut_all_out() -> None:
     budget.served(0.9)
     budget.reported(0.9)
     assert budget.threshold > 1
-
-

@@ -68,9 +68,7 @@ async def ask(client: Any, text: str, given: dict[str, Any]) -> Any:
 
 
 @pytest.mark.parametrize("name", APART)
-async def test_all_else_separates(
-    server: OpenAIServer, make: Any, lexical: Any, name: str
-) -> None:
+async def test_all_else_separates(server: OpenAIServer, make: Any, lexical: Any, name: str) -> None:
     _, client = make(lexical())
     first, second = APART[name]
     await ask(client, FIRST, first)
