@@ -173,7 +173,7 @@ class _Watched:
         finally:
             self._end(timer)
             if self._watching is not None:
-                await asyncio.wait([self._watching])
+                await asyncio.gather(self._watching, return_exceptions=True)
 
     def _begin(self, handling: asyncio.Timeout) -> None:
         self._watching = asyncio.create_task(self._watch(handling), name="aiopromptcache client")

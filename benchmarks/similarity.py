@@ -83,7 +83,8 @@ def asked(
 
     A question that hits is not kept, as its answer is there already.
     """
-    kept, names = np.empty((len(texts), len(vectors[texts[0]])), np.float32), []
+    kept = np.empty((len(texts), len(vectors[texts[0]])), np.float32)
+    names: list[str] = []
     hits = labelled = wrong = 0
     for text in texts:
         row = vectors[text]
