@@ -19,7 +19,9 @@ from typing import Any
 import numpy as np
 from rapidfuzz import fuzz
 
-from aiopromptcache.similarity._index import Index, TextShelf, VectorShelf
+from aiopromptcache.similarity import LexicalSimilarity
+from aiopromptcache.similarity._index import NEAREST, Index, VectorShelf
+from aiopromptcache.similarity._letters import TextShelf
 
 FAMILY = "family"
 LOOKS = 200
@@ -110,10 +112,10 @@ async def main(count: int) -> None:
             rows = list(vectors(count, width))
             name = f"{width} floats, at {least}"
             await measure(name, Index(count, VectorShelf), rows, least, near)
-    shelf: Callable[[str], TextShelf] = lambda first: TextShelf(fuzz.ratio, 100.0)  # noqa: E731
-    await measure(
-        "texts, at 0.9", Index(count, shelf), texts(count), 0.9, lambda text: text[:-1] + "!"
-    )
+    prepared = [LexicalSimilarity.prepare(text) for text in texts(count)]
+    for least in (0.9, 0.8, 0.7):
+        index: Index[Any] = Index(count, lambda first: TextShelf(fuzz.ratio, 100.0, NEAREST))
+        await measure(f"texts, at {least}", index, prepared, least, lambda text: text[:-1] + "q")
 
 
 if __name__ == "__main__":

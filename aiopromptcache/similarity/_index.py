@@ -7,8 +7,6 @@ is never held up, and nothing changes while it is being searched.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
@@ -17,9 +15,6 @@ T = TypeVar("T")
 
 NEAREST = 8
 """How many of a family are looked at more closely."""
-_TEXTS = 4_000
-"""Texts that are compared before other threads get their turn."""
-_TURN_SECONDS = 20e-6
 
 
 class Near(NamedTuple):
@@ -75,7 +70,8 @@ class Index(Generic[T]):
         self._max_entries = max_entries
         self._shelf = shelf
         self._families: dict[str, _Family] = {}
-        self._where: OrderedDict[str, str] = OrderedDict()
+        # In order of age. No OrderedDict: that holds up everything for long when it grows.
+        self._where: dict[str, str] = {}
         self._thread: ThreadPoolExecutor | None = None
 
     def __len__(self) -> int:
@@ -132,45 +128,6 @@ class Index(Generic[T]):
         thread, self._thread = self._thread, None
         if thread is not None:
             thread.shutdown(wait=False, cancel_futures=True)
-
-
-class TextShelf:
-    """Prepared texts, compared one by one, with a pause now and then for other threads."""
-
-    def __init__(self, scorer: Any, scale: float) -> None:
-        from rapidfuzz import process
-
-        self._extract = process.extract
-        self._scorer = scorer
-        self._scale = scale
-        self._texts: list[str] = []
-
-    def append(self, given: str) -> None:
-        """See `Shelf`."""
-        self._texts.append(given)
-
-    def remove(self, place: int) -> None:
-        """See `Shelf`."""
-        last = self._texts.pop()
-        if place != len(self._texts):
-            self._texts[place] = last
-
-    def nearest(self, given: str, least: float) -> list[tuple[int, float]]:
-        """See `Shelf`."""
-        found: list[tuple[int, float]] = []
-        for start in range(0, len(self._texts), _TEXTS):
-            if start:
-                time.sleep(_TURN_SECONDS)  # the comparing itself holds the interpreter's lock
-            some = self._texts[start : start + _TEXTS]
-            best = self._extract(
-                given,
-                some,
-                scorer=self._scorer,
-                limit=NEAREST,
-                score_cutoff=max(0.0, least) * self._scale,
-            )
-            found += [(start + at, score / self._scale) for _, score, at in best]
-        return sorted(found, key=lambda one: -one[1])[:NEAREST]
 
 
 class VectorShelf:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
-from ._index import Index, Near, TextShelf, VectorShelf
+from ._index import NEAREST, Index, Near, VectorShelf
 
 
 class Questions:
@@ -19,9 +19,13 @@ class Questions:
 
             self._index: Index[Any] = Index(matcher.max_entries, VectorShelf)
         else:
+            from ._letters import TextShelf
+
             scorer = matcher.scorer
             scale = float(scorer("same", "same"))  # RapidFuzz has scorers to 100, and to 1
-            self._index = Index(matcher.max_entries, lambda first: TextShelf(scorer, scale))
+            self._index = Index(
+                matcher.max_entries, lambda first: TextShelf(scorer, scale, NEAREST)
+            )
 
     def __len__(self) -> int:
         return len(self._index)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from rapidfuzz import fuzz
 
-from aiopromptcache.similarity import _vectors
-from aiopromptcache.similarity._index import NEAREST, Index, TextShelf, VectorShelf
+from aiopromptcache.similarity import _letters, _vectors
+from aiopromptcache.similarity._index import NEAREST, Index, VectorShelf
+from aiopromptcache.similarity._letters import TextShelf
 from aiopromptcache.similarity._vectors import Vectors
 
 pytestmark = pytest.mark.anyio
@@ -69,29 +70,55 @@ def test_no_vectors() -> None:
     assert vectors.nearest(some(1, 4)[0], 5, -1) == []
 
 
-def texts(scale: float = 100.0) -> TextShelf:
-    scorer = fuzz.ratio if scale == 100 else lambda a, b, **rest: fuzz.ratio(a, b) / 100
-    return TextShelf(scorer, scale)
+def plain_ratio(one: str, other: str, **options: Any) -> float:
+    """A scorer that goes to 1, and that the shelf knows nothing of."""
+    return fuzz.ratio(one, other) / 100
 
 
-def test_texts_are_searched_exactly(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aiopromptcache.similarity._index._TEXTS", 7)
-    dice, shelf = random.Random(3), texts()
-    kept = ["".join(dice.choices("abcd ", k=12)) for _ in range(100)]
+def texts(scorer: Any = fuzz.ratio) -> TextShelf:
+    return TextShelf(scorer, 100.0 if scorer is fuzz.ratio else 1.0, NEAREST)
+
+
+@pytest.mark.parametrize("scorer", [fuzz.ratio, plain_ratio])
+@pytest.mark.parametrize("least", [-1.0, 0.0, 0.4, 0.6, 0.8])
+@pytest.mark.parametrize("letters", ["abcd ", "abcdefghijklmnopqrstuvwxyz ", "ä好\U0001f600 "])
+def test_texts_are_searched_exactly(
+    monkeypatch: pytest.MonkeyPatch, scorer: Any, least: float, letters: str
+) -> None:
+    monkeypatch.setattr(_letters, "BLOCK", 32)
+    monkeypatch.setattr(_letters, "COMPARED", 7)
+    dice, shelf = random.Random(3), texts(scorer)
+    kept = ["".join(dice.choices(letters, k=dice.randint(0, 24))) for _ in range(150)]
     for text in kept:
         shelf.append(text)
-    for place in (5, 98, 0, 50):
+    for place in (5, 147, 0, 50, *range(60, 20, -1)):
         shelf.remove(place)
         kept[place] = kept[-1]
         kept.pop()
-    for text in kept[:10]:
+    for text in kept[:20]:
         asked = text[1:] + "x"
         scores = sorted((fuzz.ratio(asked, other) / 100 for other in kept), reverse=True)
-        found = shelf.nearest(asked, 0.6)
+        found = shelf.nearest(asked, least)
         assert [score for _, score in found] == pytest.approx(
-            [score for score in scores if score >= 0.6][:NEAREST]
+            [score for score in scores if score >= least][:NEAREST]
         )
         assert all(fuzz.ratio(asked, kept[at]) / 100 == score for at, score in found)
+
+
+@pytest.mark.parametrize("odd", ["", "\ud800 lone", "a" * 70_000, "a" * 65_535])
+def test_odd_texts_are_found(odd: str) -> None:
+    shelf = texts()
+    for text in ("another", odd, "b" * 66_000):
+        shelf.append(text)
+    assert shelf.nearest(odd, 0.99) == [(1, 1.0)]
+
+
+def test_no_texts() -> None:
+    shelf = texts()
+    assert shelf.nearest("text", 0.5) == []
+    shelf.append("text")
+    shelf.remove(0)
+    assert shelf.nearest("text", 0.5) == []
 
 
 async def test_families_share_nothing_but_the_bound() -> None:
