@@ -103,11 +103,15 @@ def same(one: Any, other: Any) -> bool:
 def decode_vectors(embeddings: Any) -> bool:
     """Turn base64 vectors into lists of floats, as the SDK does when no encoding was asked for.
 
-    False where the answer is not simply a list of base64 vectors.
+    False where the answer is not simply a list of base64 vectors of whole floats: what the SDK
+    says of it depends on whether NumPy is installed.
     """
     items = embeddings.data
     if not items or not all(type(item.embedding) is str for item in items):
         return False
-    for item in items:
-        item.embedding = array.array("f", base64.b64decode(item.embedding)).tolist()
+    vectors = [base64.b64decode(item.embedding) for item in items]
+    if any(len(vector) % 4 for vector in vectors):
+        return False
+    for item, vector in zip(items, vectors, strict=True):
+        item.embedding = array.array("f", vector).tolist()
     return True
