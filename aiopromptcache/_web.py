@@ -88,8 +88,8 @@ class Rules:
                 f"{'that is empty' if found == '' else ''}".rstrip()
                 + "; expected a str that is not empty"
             )
-        outer = self.cache.current_policy.partition
-        return f"{quote(outer, safe='')}/{quote(found, safe='')}" if outer else found
+        outer, own = self.cache.current_policy.partition, quote(found, safe="")
+        return f"{quote(outer, safe='')}/{own}" if outer else own
 
     @contextmanager
     def applied(self, fields: dict[str, Any]) -> Iterator[Tally]:

@@ -15,7 +15,7 @@ from openai import AsyncOpenAI
 from web_calls import answer, arguments
 from web_server import serving
 
-from aiopromptcache import ConfigurationError, PromptCache, asgi
+from aiopromptcache import ConfigurationError, Policy, PromptCache, asgi
 from aiopromptcache.asgi import PromptCacheMiddleware, get_cache, wrapped
 from aiopromptcache.testing import OpenAIServer, VirtualClock
 
@@ -228,6 +228,19 @@ async def test_a_partition_joins_the_policys_own(
             cache.policy = cache.policy.merged(partition=version)
             await http.get("/ask?q=1", headers=headers)
         assert upstream.calls == 2
+
+
+async def test_a_tenant_cannot_name_itself_into_a_policys_partition() -> None:
+    seen = []
+    for outer, name in (("a", b"b"), ("", b"a/b")):
+        cache = PromptCache(policy=Policy(partition=outer))
+
+        async def app(scope: Any, receive: Any, send: Any, cache: PromptCache = cache) -> None:
+            seen.append(cache.current_policy.partition)
+
+        middleware = PromptCacheMiddleware(app, cache, partition=tenant)
+        await middleware({"type": "websocket", "headers": [(b"x-tenant", name)]}, _never, _never)
+    assert seen == ["a/b", "a%2Fb"]
 
 
 async def test_a_websocket_without_a_partition_is_not_accepted() -> None:
