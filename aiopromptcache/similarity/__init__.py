@@ -16,6 +16,7 @@ from ._guards import (
     numbers,
     question_words,
     quoted_text,
+    signs,
     units,
 )
 from ._matchers import LexicalSimilarity, SemanticSimilarity
@@ -36,5 +37,6 @@ __all__ = [
     "numbers",
     "question_words",
     "quoted_text",
+    "signs",
     "units",
 ]

@@ -15,11 +15,13 @@ from . import _words as words
 from ._text import (
     bare,
     code_in,
+    exchanged,
     fold,
     names_in,
     negations_in,
     numbers_in,
     quotes_in,
+    signs_in,
     swapped,
     terms_in,
     tokens,
@@ -91,6 +93,11 @@ def code(asked: str, stored: str) -> str | None:
     return _contained(code_in, asked, stored, "code or identifiers differ")
 
 
+def signs(asked: str, stored: str) -> str | None:
+    """Signs that no word shows: operators, a minus, brackets, pictures."""
+    return "signs differ" if signs_in(asked) != signs_in(stored) else None
+
+
 def names(asked: str, stored: str) -> str | None:
     """Names and abbreviations, as far as capital letters tell."""
     for one, other in ((asked, stored), (stored, asked)):
@@ -104,6 +111,9 @@ def names(asked: str, stored: str) -> str | None:
 def _is_there(name: str, there: set[str]) -> bool:
     if name in there or name.rstrip("s") in there or name + "s" in there:
         return True
+    parts = tokens(name)
+    if len(parts) > 1 and there.issuperset(part for part in parts if not part[0].isdigit()):
+        return True  # CO2, GPT-4: their numbers have a guard
     stem = name[: max(4, len(name) - 3)]  # India, Indian
     return len(name) > 3 and any(word.startswith(stem) for word in there)
 
@@ -114,7 +124,20 @@ def exclusive_terms(asked: str, stored: str) -> str | None:
     for group, found in one.items():
         if group in other and found != other[group]:
             return "opposite or exclusive terms differ"
+    these, those = set(tokens(asked)), set(tokens(stored))
+    if _begin_oppositely(these - those, those) or _begin_oppositely(those - these, these):
+        return "opposite or exclusive terms differ"
     return None
+
+
+def _begin_oppositely(some: set[str], others: set[str]) -> bool:
+    """Is one the same as another but for its beginning, as hyper and hypo?"""
+    return any(
+        opposite + rest in others
+        for word in some
+        for prefix, opposite in words.OPPOSITE_PREFIXES
+        if (rest := bare(word, prefix)) is not None
+    )
 
 
 def direction(asked: str, stored: str) -> str | None:
@@ -122,7 +145,7 @@ def direction(asked: str, stored: str) -> str | None:
     one, other = tokens(asked), tokens(stored)
     if one == other or Counter(one) != Counter(other):
         return None
-    if words.DIRECTED.isdisjoint(one):
+    if words.DIRECTED.isdisjoint(one) and not exchanged(asked, stored):
         return None
     return "the order of the same words differs"
 
@@ -162,6 +185,7 @@ DEFAULT_GUARDS: tuple[Guard, ...] = (
     negation,
     quoted_text,
     code,
+    signs,
     exclusive_terms,
     direction,
     question_words,

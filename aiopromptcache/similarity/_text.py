@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,7 +20,14 @@ except ImportError as error:  # pragma: no cover
 
 CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
 """Scripts without spaces between words; each character is a token."""
-_TOKEN = re.compile(rf"[{CJK}]|[^\W\d_{CJK}]+(?:['][^\W\d_{CJK}]+)*|\d+(?:[.,:/]\d+)*")
+_MARKS = (
+    "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0971-\u0dff"
+    "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u17b4-\u17d3"
+)
+"""Marks within words, as vowels of Hindi and Thai: letters to readers, not to regular
+expressions."""
+_LETTERS = rf"[^\W\d_{CJK}](?:[^\W\d_{CJK}]|(?!\d)[{_MARKS}])*"
+_TOKEN = re.compile(rf"[{CJK}]|{_LETTERS}(?:['][^\W\d_{CJK}]+)*|\d+(?:[.,:/]\d+)*")
 _IS_CJK = re.compile(f"[{CJK}]")
 _APOSTROPHES = str.maketrans({"’": "'", "‘": "'", "ʼ": "'", "`": "'"})
 _REMEMBERED = 4_096
@@ -208,6 +215,24 @@ def code_in(text: str) -> set[str]:
     return {item.strip("`").rstrip(".,;:?!)") for item in _CODE.findall(text)}
 
 
+_SIGNS = re.compile(r"(?<![\w)])[-−](?=\d)|!(?==)|&(?=&)|(?<=&)&|[*^\\[\]{}]")
+
+
+def signs_in(text: str) -> list[str]:
+    """Signs that words do not show, in their order: operators, a minus, brackets, pictures.
+
+    Currencies, per cent and degrees are units.
+    """
+    folded = fold(text)
+    found = [(match.start(), match[0]) for match in _SIGNS.finditer(folded)]
+    found += [
+        (place, sign)
+        for place, sign in enumerate(folded)
+        if not sign.isalnum() and sign not in "°®©" and unicodedata.category(sign) in ("Sm", "So")
+    ]
+    return [sign for _, sign in sorted(found)]
+
+
 _WORD = re.compile(r"[A-Za-zÀ-ɏͰ-ϿЀ-ӿ][\w'’&-]*")
 
 
@@ -258,6 +283,36 @@ def _terms() -> tuple[dict[str, list[tuple[int, int]]], dict[str, list[tuple[int
 _TERMS, _OTHER_TERMS = _terms()
 
 
+# Order and minimal pairs
+
+
+def exchanged(one_text: str, other_text: str) -> bool:
+    """Have two things changed places around something that is not "and" or "or"?
+
+    Alice pays Bob, Bob pays Alice. What merely moves (how do cats, cats how do) has not.
+    """
+    one, other = tokens(one_text), tokens(other_text)
+    if one == other or Counter(one) != Counter(other):
+        return False
+    start = _common(one, other)
+    end = min(len(one) - start, _common(one[::-1], other[::-1]))
+    these, those = one[start : len(one) - end], other[start : len(other) - end]
+    head = _overlap(these, those)
+    tail = _overlap(those, these)
+    middle = these[head : len(these) - tail]
+    if not head or not tail or head + tail >= len(these) or middle != those[tail:-head]:
+        return False
+    sides = (these[:head], these[len(these) - tail :])
+    says = all(any(word not in words.STOPWORDS for word in side) for side in sides)
+    return says and not words.JOINED.issuperset(middle)
+
+
+def _overlap(one: Sequence[str], other: Sequence[str]) -> int:
+    """How many words one begins and the other ends with."""
+    longest = range(len(one) - 1, 0, -1)
+    return next((n for n in longest if list(one[:n]) == list(other[-n:])), 0)
+
+
 # Minimal pairs
 
 _ALIKE = 0.75
@@ -295,7 +350,7 @@ def _plain(text: str) -> tuple[str, ...]:
     )
 
 
-def _common(one: tuple[str, ...], other: tuple[str, ...]) -> int:
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
     pairs = zip(one, other, strict=False)
     return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 

@@ -7,9 +7,16 @@ from __future__ import annotations
 TURNING = ("un", "in", "im", "il", "ir", "non", "dis", "anti")
 """What makes of a word its opposite, in front of it."""
 
+OPPOSITE_PREFIXES = (
+    ("hyper", "hypo"), ("over", "under"), ("pre", "post"), ("macro", "micro"), ("inter", "intra"),
+    ("up", "down"), ("in", "out"), ("in", "ex"), ("im", "ex"), ("en", "de"), ("as", "des"),
+    ("pro", "anti"), ("homo", "hetero"),
+)  # fmt: skip
+"""Beginnings of words that are opposites where the rest is the same."""
+
 NEGATIONS = frozenset(
     """not no never without none nobody nothing nowhere neither nor cannot hardly barely unable
-    nicht kein keine keinen keiner nie niemals ohne pas jamais sans aucun aucune nunca sin ningún
+    lack lacks lacking except excluding outside avoid     nicht kein keine keinen keiner nie niemals ohne pas jamais sans aucun aucune nunca sin ningún
     ninguna não nem sem senza mai не нет без никогда ない ません 안 못""".split()
 )
 """Words; those with n't are seen by their ending."""
@@ -109,6 +116,18 @@ positive,正数,阳性|negative,负数,阴性
 profit,赚,盈利|loss,亏损,赔
 rise,rising,涨,上涨,上升|fall,falling,drop,跌,下跌,下降
 arrive,arrival,到达|depart,departure,leave,离开,出发
+zoom in,放大|zoom out,缩小
+sign in,log in|sign out,log out
+opt in|opt out
+check in|check out
+move in|move out
+am|pm
+weekday,weekdays,工作日|weekend,weekends,周末
+ascending,升序|descending,降序
+thin,thins|thicken,thickens
+提前|推迟
+连接|断开
+关注|取消关注
 hire,雇用,聘用|fire,fired,解雇
 gain,增肥,增重|lose,减肥,减重
 asset,assets,资产|liability,liabilities,负债
@@ -145,6 +164,9 @@ DIRECTED = frozenset(
     send sends give gives is was 比 到 换 转 打 给 从 对 转换 变成 喜欢 爱 欠 教 追 导致 先 后""".split()
 )
 """In texts with these the order of the others counts."""
+
+JOINED = frozenset("and or und oder y et ou e o 和 与 或 跟 及 还 是 vs versus".split())
+"""Around these two things may change places."""
 
 ASKED_FOR = {
     "who": ("who", "whom", "whose", "谁", "哪位", "何人"),

@@ -2,7 +2,148 @@
 
 from __future__ import annotations
 
-_DIFFERENT = """
+_DIFFERENT = r"""
+How do I make my dog stop barking at strangers? | How do I make my dog start barking at strangers?
+Is it OK to mix bleach and ammonia? | Is it not OK to mix bleach and ammonia?
+Can pregnant women drink coffee? | Can't pregnant women drink coffee?
+Which vaccines are mandatory? | Which vaccines are optional?
+List countries that have a king | List countries that lack a king
+List the countries in the EU | List the countries outside the EU
+Which of these are mammals? | Which of these aren't mammals?
+Does aspirin thin blood? | Does aspirin thicken blood?
+Is the file readable? | Is the file unreadable?
+How do I mute the microphone? | How do I unmute the microphone?
+How do I lock a row in the table? | How do I unlock a row in the table?
+How do I subscribe to the newsletter? | How do I unsubscribe from the newsletter?
+How do I follow someone on the app? | How do I unfollow someone on the app?
+How do I connect my printer? | How do I disconnect my printer?
+Why did the stock go up after earnings? | Why did the stock go down after earnings?
+How to zoom in on a picture? | How to zoom out on a picture?
+How do I sign in to my account? | How do I sign out of my account?
+How do I turn on airplane mode? | How do I turn off airplane mode?
+Sort the list in ascending order | Sort the list in descending order
+Is debt good for a company? | Is equity good for a company?
+What is the input voltage in the box? | What is the output voltage in the box?
+Convert 72F to C | Convert 72C to F
+Convert 10 miles to km | Convert 10 km to miles
+Exchange rate USD to EUR | Exchange rate EUR to USD
+Flights from Boston to Denver on Friday | Flights from Denver to Boston on Friday
+Did Alice pay Bob the money? | Did Bob pay Alice the money?
+Why did Germany invade Poland? | Why did Poland invade Germany?
+Is a lion stronger than a tiger? | Is a tiger stronger than a lion?
+Subtract 3 from 10 | Subtract 10 from 3
+Divide 8 by 2 | Divide 2 by 8
+Does smoking cause stress? | Does stress cause smoking?
+Translate from English to Chinese | Translate from Chinese to English
+who is the ceo of google | who is the ceo of apple
+population of paris france | population of paris texas
+What did Apple announce on March 3? | What did Apple announce on March 8?
+What happened on 03/04/2021? | What happened on 04/03/2021?
+What was inflation in Q1 2023? | What was inflation in Q2 2023?
+Summarise chapter four | Summarise chapter five
+Summarise chapter IV | Summarise chapter VI
+What is the dose for a 10 year old? | What is the dose for a 12 year old?
+How long to bake at 180C? | How long to bake at 180F?
+Is 5 mg of melatonin safe? | Is 5 g of melatonin safe?
+How much is 1.5 million? | How much is 1.5 billion?
+Explain the iPhone 14 Pro camera | Explain the iPhone 15 Pro camera
+Specs of the Galaxy S23 | Specs of the Galaxy S23+
+Does GPT-4 support images? | Does GPT-3.5 support images?
+How do I use useState? | How do I use useEffect?
+What does ls -l do? | What does ls -a do?
+Explain os.path.join | Explain os.path.split
+Fix: TypeError in line 3 | Fix: ValueError in line 3
+What port does ssh use? | What port does ftp use?
+Write to bob@example.com | Write to rob@example.com
+What is the tax in New York? | What is the tax in New Jersey?
+Who killed John Lennon? | Who killed John Kennedy?
+Is my cat allowed to eat chocolate? | Is my dog allowed to eat chocolate?
+Symptoms of high blood sugar | Symptoms of low blood sugar
+Treatment for hyperthyroidism | Treatment for hypothyroidism
+Treating hypertension | Treating hypotension
+Summarise this in two sentences | Summarise this in three sentences
+Reply in a formal tone | Reply in an informal tone
+What is the first step? | What is the second step?
+Can minors work at night? | Can adults work at night?
+Should I use tabs? | Should I avoid tabs?
+How do I become a vegetarian? | How do I stop being a vegetarian?
+Who won the 2018 World Cup? | Who lost the 2018 World Cup?
+Everyone except me can see it, why? | Everyone including me can see it, why?
+How do I see all unread messages? | How do I see all read messages?
+Which planets have moons? | Which planets have no moons?
+如何关注一个账号？ | 如何取消关注一个账号？
+这个会议能推迟吗？ | 这个会议能提前吗？
+怎么把人民币换成美元？ | 怎么把美元换成人民币？
+小明打了小红吗？ | 小红打了小明吗？
+他是不是学生？ | 他不是学生吗？
+我应该吃药吗？ | 我不应该吃药吗？
+如何连接蓝牙？ | 如何断开蓝牙？
+怎么登录微信？ | 怎么登录微博？
+第三章讲了什么？ | 第四章讲了什么？
+三月五日天气 | 五月三日天气
+如何降低血压？ | 如何升高血压？
+水在零下10度会怎样？ | 水在零上10度会怎样？
+为什么股票涨了？ | 为什么股票跌了？
+高血糖的症状 | 低血糖的症状
+左转怎么走？ | 右转怎么走？
+孕妇能喝咖啡吗？ | 孕妇能喝茶吗？
+北京大学在哪里？ | 南京大学在哪里？
+李白写了什么诗？ | 杜甫写了什么诗？
+3.5折是多少？ | 5.3折是多少？
+猫怕狗吗？ | 狗怕猫吗？
+如何锁定屏幕？ | 如何解锁屏幕？
+房价会下降吗？ | 房价会上升吗？
+未成年人可以喝酒吗？ | 成年人可以喝酒吗？
+Who lends books at the library? | Who borrows books at the library?
+Can I eat while fasting? | Can I drink while fasting?
+How do I freeze my credit? | How do I unfreeze my credit?
+How do I log into the router? | How do I log out of the router?
+Does the Sun orbit the Moon? | Does the Moon orbit the Sun?
+Can cats catch colds from humans? | Can humans catch colds from cats?
+Which side won, Union over Confederacy? | Which side won, Confederacy over Union?
+Is 7 > 3 true? | Is 7 < 3 true?
+Can I bring liquids onto the plane? | Can I bring lighters onto the plane?
+How do I fill the tank? | How do I drain the tank?
+How do I tighten a screw? | How do I loosen a screw?
+Is the deadline extended? | Is the deadline shortened?
+Who inherits if there is a will? | Who inherits if there is no will?
+How do I raise the thermostat at 6 am? | How do I raise the thermostat at 6 pm?
+Is the museum open on weekdays? | Is the museum open on weekends?
+Foods rich in iron | Foods poor in iron
+Foods high in salt | Foods low in salt
+Why is my hair growing? | Why is my hair falling?
+Round 4.5 up | Round 4.5 down
+How do I pass the exam? | How do I fail the exam?
+Show rows where age >= 18 | Show rows where age <= 18
+Is it ever OK to lie? | Is it always OK to lie?
+Is everyone invited? | Is only the family invited?
+Ignore case when matching | Respect case when matching
+Who is Kant's teacher? | Who is Kant's student?
+Is the patient conscious? | Is the patient unconscious?
+When does the train leave? | When does the train arrive?
+妈妈比爸爸高吗？ | 爸爸比妈妈高吗？
+如何收紧螺丝？ | 如何松开螺丝？
+如何开始戒烟？ | 如何开始吸烟？
+如何加入群聊？ | 如何退出群聊？
+What is 3+4? | What is 3-4?
+What is 3*4? | What is 3/4?
+What is 2^8? | What is 2*8?
+Is -5 a natural number? | Is 5 a natural number?
+What does a < b mean? | What does a > b mean?
+What does 😀 mean? | What does 😢 mean?
+What does && do in bash? | What does || do in bash?
+What does => mean? | What does -> mean?
+What does == do? | What does = do?
+Is C hard to learn? | Is C++ hard to learn?
+Is F hard to learn? | Is F# hard to learn?
+Solve x = 4 | Solve x != 4
+Is +10 degrees warm? | Is -10 degrees warm?
+Why did √16 come up? | Why did 16 come up?
+What is CO2? | What is CO?
+What is 5:3 as a number? | What is 5.3 as a number?
+What is H2O? | What is H2O2?
+What does ☀ mean? | What does ☁ mean?
+What does [] mean? | What does {} mean?
 How do I delete a branch? | How do I not delete a branch?
 Is it safe to eat raw eggs? | Is it not safe to eat raw eggs?
 Should I take aspirin with alcohol? | Should I never take aspirin with alcohol?
@@ -138,6 +279,14 @@ What are the symptoms of measles? | What are the symptoms of malaria?
     "東京の天気は？ | 大阪の天気は？\n"
 )
 _SAME = """
+What is CO2? | what is CO2
+Does GPT-4 support images? | Can GPT-4 support images?
+What is the difference between TCP and UDP? | What's the difference between UDP and TCP?
+红烧肉怎么做？ | 怎么做红烧肉？
+苹果多少钱一斤？ | 一斤苹果多少钱？
+Is it bad to skip breakfast? | Is skipping breakfast bad?
+What is 3+4? | What's 3 + 4?
+हिंदी में दिन का अर्थ क्या है? | दिन का हिंदी में अर्थ क्या है?
 How do I reset my password? | How can I reset my password?
 How do I reset my password? | how do i reset my password
 What's the capital of France? | What is the capital of France?
