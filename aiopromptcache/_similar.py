@@ -112,6 +112,7 @@ class Similar:
         for _ in range(ROUNDS):
             gone = False
             for near in await self._questions.nearest(family, text, given, threshold):
+                await asyncio.sleep(0)  # guards may take milliseconds each
                 if near.key == ask.key or self._refuses(ask, text, near):
                     continue
                 found = await self._look(ask, near)

@@ -25,6 +25,8 @@ DIRECTIVES = {
     "stale-if-error": "stale_if_error",
 }
 """What a request's Cache-Control may say, and the policy field that it sets."""
+NAME = "aiopromptcache"
+"""What this cache is called in a Cache-Status."""
 FREE = ("max-age", "only-if-cached")
 """What strangers may say by default: with the floor for max-age it costs next to nothing."""
 FLOOR = 60.0
@@ -83,10 +85,9 @@ class Rules:
         if inspect.isawaitable(found):
             found = await found
         if not isinstance(found, str) or not found:
+            given = "an empty str" if found == "" else type(found).__name__
             raise NoPartition(
-                f"the partition callable gave {type(found).__name__} "
-                f"{'that is empty' if found == '' else ''}".rstrip()
-                + "; expected a str that is not empty"
+                f"the partition callable gave {given}; expected a str that is not empty"
             )
         outer, own = self.cache.current_policy.partition, quote(found, safe="")
         return f"{quote(outer, safe='')}/{own}" if outer else own
@@ -121,7 +122,7 @@ def summary(tally: Tally) -> str | None:
     forwarded = tally.misses + tally.collapsed + tally.bypassed
     if not tally.hits and not forwarded:
         return None
-    parts = ["aiopromptcache"]
+    parts = [NAME]
     if not forwarded:
         parts.append("hit")
     elif tally.misses or tally.collapsed:

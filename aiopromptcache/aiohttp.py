@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ._cache import PromptCache
 from ._errors import ConfigurationError, NotCached
 from ._tally import Tally, current
-from ._web import FLOOR, FREE, NoPartition, Rules, summary
+from ._web import FLOOR, FREE, NAME, NoPartition, Rules, summary
 
 try:
     from aiohttp import web
@@ -97,7 +97,9 @@ def middleware(
             try:
                 response = await handler(request)
             except NotCached:
-                raise web.HTTPGatewayTimeout(text="not in the cache") from None
+                late = web.HTTPGatewayTimeout(text="not in the cache")
+                _add(late, tally)
+                raise late from None
             except web.HTTPException as error:
                 _add(error, tally)
                 raise
@@ -115,7 +117,8 @@ async def _tell(request: web.Request, response: web.StreamResponse) -> None:
 
 
 def _add(response: web.StreamResponse, tally: Tally) -> None:
-    if status := summary(tally):
+    told = any(said.startswith(NAME) for said in response.headers.getall("Cache-Status", ()))
+    if not told and (status := summary(tally)):  # an app inside another tells first
         response.headers.add("Cache-Status", status)
 
 

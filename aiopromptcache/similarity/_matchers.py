@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
@@ -28,7 +29,7 @@ MINIMAL_PAIR = 0.04
 all-MiniLM-L6-v2: it costs no correct hit at 5% errors and 5% of them at 20%."""
 
 
-class Matcher:
+class Matcher(abc.ABC):
     """What the two kinds of similarity have in common. See `LexicalSimilarity`."""
 
     def __init__(
@@ -64,9 +65,9 @@ class Matcher:
         self.max_entries = max_entries
         self.store_similar = bool(store_similar)
 
+    @abc.abstractmethod
     async def scores(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """The score of each pair of texts, 0 to 1, without a look at the guards."""
-        raise NotImplementedError
 
 
 class LexicalSimilarity(Matcher):

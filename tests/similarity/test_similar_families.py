@@ -165,3 +165,14 @@ NOTHING: list[tuple[str, bytes]] = [
 @pytest.mark.parametrize(("endpoint", "text"), NOTHING)
 def test_where_no_text_stands_for_itself_there_is_no_family(endpoint: str, text: bytes) -> None:
     assert _prompts.split(BY_NAME[endpoint], b"", text) is None
+
+
+async def test_a_text_that_is_no_mere_question_is_matched_exactly_or_not(
+    server: OpenAIServer, make: Any, lexical: Any
+) -> None:
+    _, client = make(lexical(guards=()))
+    for length, calls in ((_prompts.LONGEST, 1), (_prompts.LONGEST + 1, 3)):
+        long = "a" * (length - 1)
+        await chat(client, long + "b")
+        await chat(client, long + "c")
+        assert server.calls == calls

@@ -92,7 +92,8 @@ async def test_strangers_and_tenants(client: AsyncOpenAI, upstream: OpenAIServer
                 assert (await get(http, "/ask?q=1", X_Tenant=name, Cache_Control=said))[0] == 200
         assert upstream.calls == 2
         alone = {"X_Tenant": "c", "Cache_Control": "only-if-cached"}
-        assert (await get(http, "/ask?q=1", **alone))[0] == 504
+        code, said = await get(http, "/ask?q=1", **alone)
+        assert (code, said) == (504, "aiopromptcache; fwd=miss")
         assert (await get(http, "/ask?q=1", **{**alone, "X_Tenant": "a"}))[0] == 200
         assert upstream.calls == 2
 
@@ -118,6 +119,29 @@ async def test_a_client_that_goes_leaves_its_flight(
             await asyncio.sleep(0)
         upstream.release()
         assert (await get(http, "/ask?q=1"))[0] == 200
+
+
+async def test_an_app_inside_another_tells_once(client: AsyncOpenAI) -> None:
+    cache, inner, outer = PromptCache(), web.Application(), web.Application()
+
+    async def ask(request: web.Request) -> web.StreamResponse:
+        await ours.wrap(inner, client).chat.completions.create(**arguments("1"))
+        response = web.StreamResponse()
+        await response.prepare(request)
+        return response
+
+    inner.router.add_get("/ask", ask)
+    for app in (inner, outer):
+        ours.setup(app, cache)
+    outer.add_subapp("/in", inner)
+    runner = web.AppRunner(outer, shutdown_timeout=1)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    url = f"http://127.0.0.1:{runner.addresses[0][1]}/in/ask"
+    async with aiohttp.ClientSession() as http, http.get(url) as response:
+        told = response.headers.getall("Cache-Status")
+    assert told == ["aiopromptcache; fwd=miss; stored"]
+    await runner.cleanup()
 
 
 async def test_the_cache_is_closed_with_the_app(client: AsyncOpenAI) -> None:

@@ -165,6 +165,23 @@ async def test_max_age_holds_down_to_the_floor(
         assert upstream.calls == 2
 
 
+async def test_a_handler_reads_its_own_state_whatever_a_stranger_says(
+    clock: VirtualClock,
+) -> None:
+    cache, found = PromptCache(clock=clock), []
+    await cache.set("state", 1)
+    clock.advance(61)
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found.append(await cache.get("state"))
+        with cache.control(max_age=None, max_stale=None):
+            found.append(await cache.get("state"))
+
+    headers = [(b"cache-control", b"max-age=0")]
+    await PromptCacheMiddleware(app, cache)({"type": "http", "headers": headers}, _never, _never)
+    assert found == [None, 1]
+
+
 async def test_an_app_may_allow_more(client: AsyncOpenAI, upstream: OpenAIServer) -> None:
     async with serving(app_of(client, PromptCache(), allow=["no-cache"])) as http:
         await http.get("/ask?q=1")
