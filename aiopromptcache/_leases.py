@@ -217,12 +217,16 @@ class Coordinator:
             )
 
     async def fill(
-        self, kept: Mapping[str, tuple[Entry, Lease | None]], spent: float
+        self,
+        kept: Mapping[str, tuple[Entry, Lease | None]],
+        stands: Callable[[str], bool],
+        spent: float,
     ) -> Mapping[str, bool | None]:
         """Store what was loaded: False where something overtook it, None while the tier is out."""
         try:
             fills = [(e, lease or self.guard.right(slot)) for slot, (e, lease) in kept.items()]
-            return dict(zip(kept, await self.guard.fill(fills, spent=spent), strict=True))
+            filled = await self.guard.fill(fills, stands=stands, spent=spent)
+            return dict(zip(kept, filled, strict=True))
         finally:
             self._held -= {lease for _, lease in kept.values() if lease is not None}
 

@@ -255,10 +255,11 @@ class Storage:
         self._ledger.stats.stores += len(stored)
         return stored
 
-    async def _keep(self, kept: Mapping[str, Keeping], spent: float) -> set[str]:
-        stored: set[str] = set()
+    async def _keep(self, keepings: Mapping[str, Keeping], spent: float) -> set[str]:
+        kept, stored = keepings, set[str]()
         if self.shared is not None and kept:
-            filled = await self.shared.fill({s: (k.entry, k.lease) for s, k in kept.items()}, spent)
+            fills = {slot: (keeping.entry, keeping.lease) for slot, keeping in kept.items()}
+            filled = await self.shared.fill(fills, lambda slot: not keepings[slot].overtaken, spent)
             # What is False was overtaken, here or in another process.
             kept = {slot: keeping for slot, keeping in kept.items() if filled[slot] is not False}
             stored = {slot for slot in kept if filled[slot]}

@@ -169,17 +169,27 @@ class Guard:
         return True
 
     async def fill(
-        self, entries: Sequence[tuple[Entry, Lease]], *, spent: float = 0.0
+        self,
+        entries: Sequence[tuple[Entry, Lease]],
+        *,
+        stands: Callable[[str], bool],
+        spent: float = 0.0,
     ) -> Sequence[bool | None]:
-        """See `SharedTier.fill`; None where an entry waits for the tier to return."""
+        """See `SharedTier.fill`; None where an entry waits for the tier to return.
+
+        `stands` says of a slot whether its entry has not been overtaken by what was heard so far:
+        one that was is not to be written any more.
+        """
         tier = self._shared()
         self._backlog.drop([lease.slot for _, lease in entries])
         try:
             return await self._attempt(self._writes, lambda: tier.fill(entries), spent)
         except _Out:
             # A lease may be over by then; what the news said since it began counts as well.
-            self._miss({lease.slot: Missed(e, lease._replace(token="")) for e, lease in entries})
-            return [None] * len(entries)
+            good = [(e, lease._replace(token="")) for e, lease in entries if stands(lease.slot)]
+            waits = {lease.slot: Missed(entry, lease) for entry, lease in good}
+            self._miss(waits)
+            return [None if lease.slot in waits else False for _, lease in entries]
 
     def right(self, slot: str, token: str = "") -> Lease:
         """No lease, but a position: what may be stored unless news say otherwise."""

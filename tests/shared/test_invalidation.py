@@ -222,3 +222,39 @@ async def test_a_clear_that_breaks_off_leaves_the_tags_of_what_stays(url: str, r
         await one.clear()
         assert await other.invalidate("tag") == 20
         tier._sweeper._unlink_matching = plain
+
+
+@pytest.mark.parametrize("whose", ["its own", "another's"])
+@pytest.mark.parametrize("arrived", [True, False])
+async def test_a_change_while_the_answer_fails_to_be_stored(
+    url: str, way: str, whose: str, arrived: bool
+) -> None:
+    """What could not be written waits for the tier, but not where something overtook it."""
+    async with team(url, 3) as [leader, other, third]:
+        tier = leader._engine.storage.shared.guard.tier  # type: ignore[union-attr]
+        plain, writing, lost = tier.fill, asyncio.Event(), asyncio.Event()
+
+        async def fill(entries: Any) -> Any:
+            if arrived:
+                await plain(entries)
+            writing.set()
+            await lost.wait()
+            tier.fill = plain
+            raise ConnectionError("the reply was lost")
+
+        tier.fill = fill
+        flight = asyncio.ensure_future(created(leader, gives_one))
+        await writing.wait()
+        await CHANGES[way](leader if whose == "its own" else other, KEY)
+        newest = "newer" if way == "set" else None
+        await asyncio.sleep(HEARD / 5)  # the news have come, and the deadline has not
+        lost.set()
+        assert await flight == 1
+        assert await leader.get(KEY) in (newest, None)
+        await wait_until("the return", lambda: not leader._engine.storage.shared.guard._backlog)  # type: ignore[union-attr]
+        found = [await cache.get(KEY) for cache in (leader, other, third)]
+        assert found == [newest] * 3
+
+
+async def gives_one() -> int:
+    return 1
