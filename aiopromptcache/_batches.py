@@ -136,7 +136,7 @@ class Batches:
         engine = self._engine
         if keeps(ask.policy):
             await engine.storage.attend()
-        fetched, took = await engine.paid(ask, lambda: load(slots))
+        fetched, took = await engine.answers.paid(ask, lambda: load(slots))
         fetched = fetched._replace(asked=frozenset(slots))
         flight.kept = True
         for entry in fetched.entries.values():
@@ -147,7 +147,9 @@ class Batches:
         kept = {slot: Keeping(batch.marks[slot], entry) for slot, entry in entries}
         stored = await engine.storage.keep_many(kept, ask.spent)
         if stored:
-            engine.tell("store", ask, size=sum(fetched.entries[slot].size for slot in stored))
+            engine.answers.tell(
+                "store", ask, size=sum(fetched.entries[slot].size for slot in stored)
+            )
         return fetched._replace(stored=frozenset(stored))
 
     def _ended(self, batch: Batch) -> None:

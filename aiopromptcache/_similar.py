@@ -208,7 +208,7 @@ class Similar:
                 "are only counted",
                 type(error).__name__,
             )
-        engine.tell("error", ask, error=error)
+        engine.answers.tell("error", ask, error=error)
 
     # Answering
 

@@ -344,7 +344,7 @@ class Binding:
     def _entry(
         self, call: Call, kind: Kind, payload: bytes, head: bytes, usage: Usage | None
     ) -> Entry:
-        entry = self.engine.entry(
+        entry = self.engine.answers.entry(
             kind,
             payload,
             call.policy,

@@ -155,7 +155,7 @@ class Gathering:
         missing = [slot for slot in self._slots if slot not in self._found]
         if missing and ask.policy.only_if_cached:
             self._engine.ledger.count_request(leader=True)
-            self._engine.tell("miss", ask)
+            self._engine.answers.tell("miss", ask)
             raise NotCached(f"only_if_cached: {len(missing)} of the inputs are in no tier")
         try:
             await self._fetch(missing)
@@ -321,7 +321,7 @@ class Gathering:
         tiers = {found.tier for found in self._found.values()} - {local}
         self._refresh()
         whole = summary(entries, engine.clock())
-        answer = engine.hit(self._items.key, whole, min(tiers, default=local), fwd=fwd)
+        answer = engine.answers.hit(self._items.key, whole, min(tiers, default=local), fwd=fwd)
         return Assembled(answer, entries, [fetched.extra for fetched in self._paid])
 
     def _fetched(self) -> Assembled:
@@ -338,7 +338,7 @@ class Gathering:
         for fetched in self._paid:
             usage = _usage(list(fetched.entries.values()))
             note_paid(stored=fetched.stored >= fetched.entries.keys(), usage=usage)
-        engine.tell("miss" if leader else "collapsed", ask, entry=brought)
+        engine.answers.tell("miss" if leader else "collapsed", ask, entry=brought)
         stored = self._stored >= self._brought.keys()
         fwd = ("request" if ask.policy.no_cache else ask.fwd) if leader else "miss"
         ttl = brought.ttl if stored else None
@@ -371,7 +371,7 @@ class Gathering:
         engine = self._engine
         if fetched.asked:
             engine.stats.refreshes += 1
-            engine.tell("refresh", self._ask)
+            engine.answers.tell("refresh", self._ask)
         for slot in slots:  # what another process is refreshing is not asked about again at once
             if slot not in fetched.stored:
                 engine.refreshes.failures.note(slot, outage=False)

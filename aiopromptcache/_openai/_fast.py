@@ -138,7 +138,9 @@ class _FastCall:
             return self._items_from_memory(call, call.items)
         entry = engine.peek(call.slot, call.policy)
         if entry is not None and (form := self._binding.form(call, entry)) is not None:
-            return self._answered(call, engine.hit(call.key, form, engine.storage.local_name))
+            return self._answered(
+                call, engine.answers.hit(call.key, form, engine.storage.local_name)
+            )
         if engine.storage.peek(call.slot) is None:
             return None, call
         return self._offered(call, ask := self._ask(call), engine.local(ask))
@@ -158,7 +160,7 @@ class _FastCall:
             if due := frozenset(slot for slot, entry in pairs if engine.is_due(entry, policy)):
                 return None, call._replace(due=due)
         whole = summary(entries, engine.clock())
-        answer = engine.hit(items.key, whole, engine.storage.local_name)
+        answer = engine.answers.hit(items.key, whole, engine.storage.local_name)
         assembler = self._binding.assembler
         built = assembler.response(entries, None, decoded=self._vectors)
         vars(built)["_request_id"] = assembler.request_id(entries[0])
@@ -205,7 +207,7 @@ class _FastCall:
         if engine.settled(found.entry, policy):
             form = self._binding.form(call, found.entry)
             if form is not None:
-                return self._answered(call, engine.hit(call.key, form, found.tier))
+                return self._answered(call, engine.answers.hit(call.key, form, found.tier))
         call = call._replace(spent=loop.time() - started)
         ask = self._ask(call)
         return self._offered(call, ask, engine.offer(ask, found))

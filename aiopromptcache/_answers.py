@@ -1,0 +1,121 @@
+"""What callers are told of their answers, and what is counted for them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar, cast
+
+from ._ask import COMING, Answer, Ask, Landed
+from ._entry import Entry, Kind
+from ._ledger import Ledger
+from ._policy import Policy
+from ._status import LiveStatus
+from ._streams import Reader
+from ._tally import note_paid, note_stale
+
+T = TypeVar("T")
+
+
+class Answers:
+    """Counts and describes the answers of one cache."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.stats = ledger.stats
+        self.clock = ledger.clock
+
+    def hit(self, key: str, entry: Entry, tier: str, *, fwd: str | None = None) -> Answer:
+        """Count a hit and describe it; `fwd` where the upstream was asked before, and failed."""
+        age = self.ledger.hit(key, entry, tier)
+        ttl = None if entry.ttl is None else entry.ttl - age
+        if ttl is None or ttl > 0:
+            return Answer(entry, (key, True, tier, age, ttl))
+        note_stale()
+        return Answer(entry, (key, True, tier, age, ttl, fwd, False, False, True))
+
+    def brought(self, ask: Ask, landed: Landed, *, leader: bool) -> Answer:
+        """Count and describe what an upstream call brought; `leader`: this caller's own call."""
+        entry = landed.entry
+        self.ledger.count_request(leader=leader)
+        if not leader and entry.usage is not None:
+            self.stats.tokens_saved.add(entry.usage)
+        self.tell("miss" if leader else "collapsed", ask, entry=entry)
+        if leader:
+            note_paid(stored=landed.stored, usage=entry.usage)
+        fwd = "request" if ask.policy.no_cache else ask.fwd if leader else "miss"
+        ttl = entry.ttl if landed.stored or landed.waited else None
+        if ttl is not None and landed.waited:
+            ttl -= entry.age(self.clock())
+        status = (ask.key, False, None, None, ttl, fwd, not leader, landed.stored)
+        return Answer(entry, status, landed.extra if leader else None)
+
+    def coming(self, ask: Ask, reader: Reader) -> Answer:
+        """One caller's share of an answer that is still coming; its status is final at the end."""
+        leader = reader.leader
+        self.ledger.count_request(leader=leader)
+        if leader:
+            self.tell("miss", ask)
+        fwd = "request" if ask.policy.no_cache else ask.fwd if leader else "miss"
+        status = LiveStatus((ask.key, False, None, None, None, fwd, not leader, False))
+
+        def ended(landed: Landed | None, whole: bool) -> None:
+            entry = None if landed is None else landed.entry
+            if landed is not None and (landed.stored or landed.waited):
+                ttl, stored = landed.entry.ttl, landed.stored
+                status.arguments = (ask.key, False, None, None, ttl, fwd, not leader, stored)
+            if leader:
+                if landed is not None and entry is not None:
+                    note_paid(stored=landed.stored, usage=entry.usage)
+            else:
+                if whole and entry is not None and entry.usage is not None:
+                    self.stats.tokens_saved.add(entry.usage)
+                self.tell("collapsed", ask, **({} if entry is None else {"entry": entry}))
+
+        reader.on_end = ended
+        return Answer(COMING, status, reader)
+
+    async def paid(self, ask: Ask, load: Callable[[], Awaitable[T]]) -> tuple[T, float]:
+        """What one upstream call gives, and the seconds that it took; counted."""
+        self.stats.upstream_calls += 1
+        started = self.clock()
+        try:
+            brought = await load()
+        except Exception as error:
+            self.stats.errors += 1
+            self.tell("error", ask, error=error, duration=self.clock() - started)
+            raise
+        return brought, max(0.0, self.clock() - started)
+
+    def tell(self, kind: Any, ask: Ask, **fields: Any) -> None:
+        """Emit an event about one question, if anybody listens."""
+        if self.ledger.events.active:
+            if (entry := fields.get("entry")) is not None:
+                fields.setdefault("duration", entry.cost)
+            if kind == "miss" and ask.remarks is not None:
+                fields.update(ask.remarks)
+            self.ledger.tell(kind, key=ask.key, endpoint=ask.endpoint, model=ask.model, **fields)
+
+    # Making entries
+
+    def entry(
+        self,
+        kind: Kind,
+        payload: bytes,
+        policy: Policy,
+        **fields: Any,
+    ) -> Entry:
+        """A new entry with the life that the policy gives it."""
+        ttl = cast(float | None, policy.ttl)  # a Policy has made seconds of it
+        if ttl is not None and policy.jitter:
+            ttl *= 1 - policy.jitter * random.random()
+        return Entry(
+            kind,
+            payload,
+            stored_at=self.clock(),
+            ttl=ttl,
+            stale_while_revalidate=cast(float, policy.stale_while_revalidate),
+            stale_if_error=cast(float, policy.stale_if_error),
+            tags=policy.tags,
+            **fields,
+        )
