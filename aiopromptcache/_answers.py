@@ -12,7 +12,7 @@ from ._ledger import Ledger
 from ._policy import Policy
 from ._status import LiveStatus
 from ._streams import Reader
-from ._tally import note_paid, note_stale
+from ._tally import note_stale
 
 T = TypeVar("T")
 
@@ -38,11 +38,11 @@ class Answers:
         """Count and describe what an upstream call brought; `leader`: this caller's own call."""
         entry = landed.entry
         self.ledger.count_request(leader=leader)
-        if not leader and entry.usage is not None:
-            self.stats.tokens_saved.add(entry.usage)
+        if not leader:
+            self.ledger.saved(entry)
         self.tell("miss" if leader else "collapsed", ask, entry=entry)
         if leader:
-            note_paid(stored=landed.stored, usage=entry.usage)
+            self.ledger.paid(entry, stored=landed.stored)
         fwd = "request" if ask.policy.no_cache else ask.fwd if leader else "miss"
         ttl = entry.ttl if landed.stored or landed.waited else None
         if ttl is not None and landed.waited:
@@ -66,10 +66,10 @@ class Answers:
                 status.arguments = (ask.key, False, None, None, ttl, fwd, not leader, stored)
             if leader:
                 if landed is not None and entry is not None:
-                    note_paid(stored=landed.stored, usage=entry.usage)
+                    self.ledger.paid(entry, stored=landed.stored)
             else:
-                if whole and entry is not None and entry.usage is not None:
-                    self.stats.tokens_saved.add(entry.usage)
+                if whole and entry is not None:
+                    self.ledger.saved(entry)
                 self.tell("collapsed", ask, **({} if entry is None else {"entry": entry}))
 
         reader.on_end = ended

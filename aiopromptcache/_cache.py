@@ -19,6 +19,7 @@ from ._errors import ConfigurationError
 from ._events import Hook
 from ._keys import prefix, request_key
 from ._policy import Policy, seconds, tag_tuple
+from ._prices import Price
 from ._shared import SharedStream
 from ._similar import learning
 from ._stats import Stats
@@ -53,7 +54,8 @@ class PromptCache:
     `tiers` are asked in order, fastest first; none given means one `MemoryTier()`. `ttl` is
     shorthand for `Policy(ttl=…)`. `hooks` get a `CacheEvent` each. `clock` gives seconds, as
     `time.time` does. `similarity`, a matcher of `aiopromptcache.similarity`, lets a call of a
-    wrapped client get the answer to a question in other words.
+    wrapped client get the answer to a question in other words. `prices`, a `Price` by model, counts
+    before those of genai-prices, which are used where the extra "prices" is installed.
 
     Works at module level without `async with`; leaving `async with`, or `aclose()`, drains what is
     still being written and closes the connections that the cache made. One cache may serve one
@@ -71,6 +73,7 @@ class PromptCache:
         namespace: str = "default",
         hooks: Iterable[Hook] = (),
         similarity: Matcher | None = None,
+        prices: Mapping[str, Price] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if policy is not None and not isinstance(policy, Policy):
@@ -83,6 +86,7 @@ class PromptCache:
             namespace=namespace,
             hooks=hooks,
             clock=clock,
+            prices={} if prices is None else prices,
             similarity=None if similarity is None else _matcher(similarity),
         )
 

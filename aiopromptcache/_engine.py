@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -21,6 +21,7 @@ from ._events import Hook
 from ._flights import Flight, FlightLost, Flights, OutOfPatience
 from ._ledger import Ledger
 from ._policy import Policy, Verdict, decide, due_early, refused_as
+from ._prices import Price
 from ._refresh import Refreshes, replaces
 from ._relay import Relays
 from ._similar import Similar
@@ -43,9 +44,10 @@ class Engine:
         namespace: str,
         hooks: Iterable[Hook],
         clock: Callable[[], float],
+        prices: Mapping[str, Price],
         similarity: Any = None,
     ) -> None:
-        self.ledger = Ledger(namespace, hooks, clock)
+        self.ledger = Ledger(namespace, hooks, clock, prices)
         self.answers = Answers(self.ledger)
         self.flights: Flights[Any] = Flights()
         self.storage = Storage(tiers, self.ledger, self.flights)
@@ -373,6 +375,7 @@ class Engine:
     async def _load(self, ask: Ask) -> Loaded:
         loaded, took = await self.answers.paid(ask, ask.load)
         loaded.entry.cost = took
+        self.ledger.spent(loaded.entry)
         return loaded
 
     def answered(self, ask: Ask, landed: Landed, *, leader: bool) -> Answer:
