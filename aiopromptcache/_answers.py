@@ -2,19 +2,58 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar, cast
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar, cast
 
 from ._ask import COMING, Answer, Ask, Landed
 from ._entry import Entry, Kind
+from ._flights import Flight
 from ._ledger import Ledger
+from ._observer import Calling
 from ._policy import Policy
-from ._status import LiveStatus
+from ._stats import OWN
+from ._status import LiveStatus, outcome_of
 from ._streams import Reader
 from ._tally import note_stale
 
 T = TypeVar("T")
+
+
+class Brought(Protocol):
+    """What an upstream call gives."""
+
+    @property
+    def brought(self) -> tuple[Entry, ...]:
+        """The entries that it is made of."""
+        ...
+
+
+AnswerT = TypeVar("AnswerT", Answer, Answer | None)
+BroughtT = TypeVar("BroughtT", bound=Brought)
+
+
+class Called:
+    """An upstream call under way."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._started = clock()
+        self.seen: Calling | None = None
+
+    @property
+    def took(self) -> float:
+        """Seconds since it began; never negative, also when a clock was set back."""
+        return max(0.0, self._clock() - self._started)
+
+    def done(self, entries: tuple[Entry, ...]) -> float:
+        """It has brought these; gives the seconds that it took."""
+        took = self.took
+        if self.seen is not None:
+            self.seen.brought(entries, took)
+        return took
 
 
 class Answers:
@@ -37,7 +76,7 @@ class Answers:
     def brought(self, ask: Ask, landed: Landed, *, leader: bool) -> Answer:
         """Count and describe what an upstream call brought; `leader`: this caller's own call."""
         entry = landed.entry
-        self.ledger.count_request(leader=leader)
+        self.ledger.count_request(ask.endpoint, leader=leader)
         if not leader:
             self.ledger.saved(entry)
         self.tell("miss" if leader else "collapsed", ask, entry=entry)
@@ -53,7 +92,7 @@ class Answers:
     def coming(self, ask: Ask, reader: Reader) -> Answer:
         """One caller's share of an answer that is still coming; its status is final at the end."""
         leader = reader.leader
-        self.ledger.count_request(leader=leader)
+        self.ledger.count_request(ask.endpoint, leader=leader)
         if leader:
             self.tell("miss", ask)
         fwd = "request" if ask.policy.no_cache else ask.fwd if leader else "miss"
@@ -75,17 +114,68 @@ class Answers:
         reader.on_end = ended
         return Answer(COMING, status, reader)
 
-    async def paid(self, ask: Ask, load: Callable[[], Awaitable[T]]) -> tuple[T, float]:
-        """What one upstream call gives, and the seconds that it took; counted."""
-        self.stats.upstream_calls += 1
-        started = self.clock()
+    async def paid(
+        self, ask: Ask, flight: Flight[Any] | None, load: Callable[[], Awaitable[BroughtT]]
+    ) -> BroughtT:
+        """What one upstream call gives; counted, timed, billed."""
+        call = Called(self.clock)
         try:
-            brought = await load()
+            with self.calling(ask, flight, call):
+                loaded = await load()
+                took = call.done(loaded.brought)
         except Exception as error:
             self.stats.errors += 1
-            self.tell("error", ask, error=error, duration=self.clock() - started)
+            self.tell("error", ask, error=error, duration=call.took)
             raise
-        return brought, max(0.0, self.clock() - started)
+        for entry in loaded.brought:
+            entry.cost = took
+            self.ledger.spent(entry)
+        return loaded
+
+    @contextmanager
+    def calling(self, ask: Ask, flight: Flight[Any] | None, call: Called) -> Iterator[None]:
+        """Count, time and show one upstream call, which is made inside."""
+        ledger, endpoint = self.ledger, ask.endpoint or OWN
+        observer, outcome = ledger.observer, "cancelled"
+        ledger.stats.calls[endpoint] += 1
+        try:
+            if observer is None:
+                yield
+            else:
+                with observer.calling(ask, flight) as call.seen:
+                    yield
+            outcome = "ok"
+        except Exception:
+            outcome = "error"
+            ledger.stats.failures[endpoint] += 1
+            raise
+        finally:
+            ledger.timings.took("upstream", (endpoint, outcome), call.took)
+
+    async def bypassed(self, ask: Ask, load: Callable[[], Awaitable[T]]) -> T:
+        """What an upstream call gives that may not be cached."""
+        self.ledger.count_bypass(ask.endpoint)
+        with self.calling(ask, None, Called(self.clock)):
+            return await load()
+
+    async def waited(self, ask: Ask, work: Callable[[Ask], Awaitable[AnswerT]]) -> AnswerT:
+        """The answer that `work` gives, for which its caller waits: timed and shown.
+
+        Of a stream the wait ends when it begins. What tiers took of the call before counts too.
+        """
+        loop, observer = asyncio.get_running_loop(), self.ledger.observer
+        started, outcome = loop.time() - ask.spent, "error"
+        try:
+            if observer is None:
+                answer = await work(ask)
+            else:
+                with observer.waiting(ask) as ask.waiting:
+                    answer = await work(ask)
+                    ask.waiting.answered(answer)
+            outcome = outcome_of(None if answer is None else answer.status)
+        finally:
+            self.ledger.waited(ask.endpoint, outcome, loop.time() - started)
+        return answer
 
     def tell(self, kind: Any, ask: Ask, **fields: Any) -> None:
         """Emit an event about one question, if anybody listens."""
@@ -94,7 +184,9 @@ class Answers:
                 fields.setdefault("duration", entry.cost)
             if kind == "miss" and ask.remarks is not None:
                 fields.update(ask.remarks)
-            self.ledger.tell(kind, key=ask.key, endpoint=ask.endpoint, model=ask.model, **fields)
+            self.ledger.tell(
+                kind, key=ask.key or None, endpoint=ask.endpoint, model=ask.model, **fields
+            )
 
     # Making entries
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 from ._answers import Answers
-from ._ask import Answer, Ask, Landed, Loaded
+from ._ask import Answer, Ask, Landed
 from ._batches import Batches
 from ._entry import Entry
 from ._errors import NotCached
@@ -96,20 +96,40 @@ class Engine:
         final = {Verdict.FRESH, Verdict.ACCEPTED}
         if policy.max_stale is not None:
             final.add(Verdict.REVALIDATE)
-        found = await self._found(
-            slot, policy, lambda entry, verdict: verdict in final and accepts(entry)
-        )
-        return None if found is None else self.answers.hit(key, found.entry, found.tier)
+
+        def usable(entry: Entry, verdict: Verdict) -> bool:
+            return verdict in final and accepts(entry)
+
+        async def look(ask: Ask) -> Answer | None:
+            found = await self._found_elsewhere(slot, policy, usable)
+            return None if found is None else self.answers.hit(key, found.entry, found.tier)
+
+        if (entry := self._found_here(slot, policy, usable)) is not None:
+            return self.answers.hit(key, entry, self.storage.local_name)
+        if not self.storage.remote:
+            return None
+        return await self.answers.waited(Ask(key=key, slot=slot, policy=policy), look)
+
+    def _found_here(
+        self, slot: str, policy: Policy, usable: Callable[[Entry, Verdict], bool]
+    ) -> Entry | None:
+        """The local tier's entry, if it is of use."""
+        entry = self.storage.peek(slot)
+        if entry is not None and usable(entry, decide(entry, policy, self.clock())):
+            return entry
+        return None
 
     async def _found(
         self, slot: str, policy: Policy, usable: Callable[[Entry, Verdict], bool]
     ) -> Found | None:
         """The first entry of use, fastest tier first."""
-        entry = self.storage.peek(slot)
-        if entry is not None and usable(entry, decide(entry, policy, self.clock())):
+        if (entry := self._found_here(slot, policy, usable)) is not None:
             return Found(entry, self.storage.local_name)
-        if not self.storage.remote:
-            return None
+        return await self._found_elsewhere(slot, policy, usable) if self.storage.remote else None
+
+    async def _found_elsewhere(
+        self, slot: str, policy: Policy, usable: Callable[[Entry, Verdict], bool]
+    ) -> Found | None:
         found = await self.storage.look(slot, promote=not policy.no_store)
         if found is not None and usable(found.entry, decide(found.entry, policy, self.clock())):
             return found
@@ -160,9 +180,13 @@ class Engine:
         Raises what the upstream raised, `NotCached` for only_if_cached, and `OutOfPatience` for a
         follower whose own time is up.
         """
-        policy = ask.policy
-        if not policy.no_cache and not ask.looked and (answer := self.local(ask)) is not None:
+        if not ask.policy.no_cache and not ask.looked and (answer := self.local(ask)) is not None:
             return answer
+        return await self.answers.waited(ask, self._fetch)
+
+    async def _fetch(self, ask: Ask) -> Answer:
+        """What no memory has, so that the caller waits for it."""
+        policy = ask.policy
         if policy.only_if_cached and (answer := await self.fetch_stored(ask)):
             return answer
         lane = self._lane(policy)
@@ -224,6 +248,8 @@ class Engine:
         flight = self.joinable(ask.slot, ask.policy, ask.follows)
         if flight is None:
             return None
+        if ask.waiting is not None:
+            ask.waiting.follows(flight)
         try:
             landed = await self._join(flight, ask, leader=False)
         except FlightLost:
@@ -236,7 +262,7 @@ class Engine:
                     return None
                 if (answer := await self.rescue(ask, error)) is not None:
                     return answer
-            self.ledger.count_request(leader=False)
+            self.ledger.count_request(ask.endpoint, leader=False)
             raise
         if isinstance(landed, Reader):
             return await self._begun(ask, landed)
@@ -261,12 +287,12 @@ class Engine:
         try:
             landed = await self._join(flight, ask, leader=True)
         except FlightLost:
-            self.ledger.count_request(leader=True)
+            self.ledger.count_request(ask.endpoint, leader=True)
             raise asyncio.CancelledError from None
         except BaseException as error:
             if isinstance(error, Exception) and (answer := await self.rescue(ask, error)):
                 return answer
-            self.ledger.count_request(leader=True)
+            self.ledger.count_request(ask.endpoint, leader=True)
             raise
         if isinstance(landed, Reader):
             return await self._begun(ask, landed)
@@ -317,7 +343,7 @@ class Engine:
         if ask.policy.only_if_cached:
             if self.similar is not None and (answer := await self.similar.fetch_stored(ask)):
                 return answer
-            self.ledger.count_request(leader=True)
+            self.ledger.count_request(ask.endpoint, leader=True)
             self.answers.tell("miss", ask)
             raise NotCached(f"only_if_cached: no tier has a usable answer for the key {ask.key}")
         return None
@@ -334,7 +360,7 @@ class Engine:
             if self.similar is not None and (landed := await self.similar.find(ask)) is not None:
                 return await self.similar.stored_copy(flight, ask, landed, lease)
             self.relays.leads(flight, ask, lease)
-            loaded = await self._load(ask)
+            loaded = await self.answers.paid(ask, flight, ask.load)
             flight.kept, shareable = True, loaded.storable
             stored = False
             if loaded.storable and not ask.policy.no_store:
@@ -371,12 +397,6 @@ class Engine:
         )
         ask.spent = begun.spent
         return begun.found, begun.lease
-
-    async def _load(self, ask: Ask) -> Loaded:
-        loaded, took = await self.answers.paid(ask, ask.load)
-        loaded.entry.cost = took
-        self.ledger.spent(loaded.entry)
-        return loaded
 
     def answered(self, ask: Ask, landed: Landed, *, leader: bool) -> Answer:
         """Count and describe what a flight brought to one of its callers."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from ._flights import Flight, Flights
 from ._leases import Coordinator, Wait, wait_for_news
 from ._ledger import Ledger
 from ._looks import Looks
+from ._timings import timed
 from .tiers._base import Lease, LocalTier, News, SharedTier, Tier, TierContext
 from .tiers._guard import Guard
 
@@ -67,6 +69,9 @@ class Storage:
         self.remote: list[Guard] = []
         self.shared: Coordinator | None = None
         """What makes processes act as one, on the first tier that they share."""
+        self.peek: Callable[[str], Entry | None] = _nothing
+        """The local tier's entry, fresh or not, without awaiting."""
+        self._hearing: list[tuple[Callable[[float], None], int]] = []
         self._ledger = ledger
         self._flights = flights
         self._looks: Looks[Found] = Looks(self._ask)
@@ -88,9 +93,9 @@ class Storage:
         )
         tier.attach(context)
         if position == 0 and isinstance(tier, LocalTier):
-            self.local = tier
+            self.local, self.peek = tier, tier.peek
             return
-        guard = Guard(tier, context)
+        guard = Guard(tier, context, partial(self._ledger.timings.took, "tier"))
         self.remote.append(guard)
         if self.shared is None and isinstance(tier, SharedTier):
             self.shared = Coordinator(guard, context.namespace, self._heed)
@@ -102,9 +107,28 @@ class Storage:
 
     # Reading
 
-    def peek(self, slot: str) -> Entry | None:
-        """The local tier's entry, fresh or not, without awaiting."""
-        return self.local.peek(slot) if self.local is not None else None
+    def time_local(self, hear: Callable[[float], None], *, every: int = 1) -> Callable[[], None]:
+        """Tell `hear` the seconds of every so manieth look into the local tier.
+
+        Until the function is called that this gives: for others, a hit costs nothing of it.
+        """
+        heard = hear, every
+        self._hearing.append(heard)
+        self._set_peek()
+
+        def stop() -> None:
+            if heard in self._hearing:
+                self._hearing.remove(heard)
+                self._set_peek()
+
+        return stop
+
+    def _set_peek(self) -> None:
+        if self.local is None:
+            return
+        self.peek = self.local.peek
+        for hear, every in dict.fromkeys(self._hearing):
+            self.peek = timed(self.peek, hear, every)
 
     async def look(self, slot: str, *, promote: bool = True, claim: bool = False) -> Found | None:
         """The entry of the first remote tier that has one of use to anybody; promoted.
@@ -447,3 +471,7 @@ class Storage:
             await self.local.aclose()
         for guard in self.remote:
             await guard.aclose()
+
+
+def _nothing(slot: str) -> Entry | None:
+    return None

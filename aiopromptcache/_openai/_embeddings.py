@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
 
@@ -22,7 +22,7 @@ from .._errors import NotCached
 from .._flights import FlightLost, OutOfPatience
 from .._keys import canonical
 from .._policy import Verdict, decide, refused_as
-from .._refresh import replaces
+from .._refresh import in_background, replaces
 from .._storage import Found
 from ._endpoints import Body
 from ._vectors import is_item
@@ -150,10 +150,33 @@ class Gathering:
         """
         ask = self._ask
         if not ask.policy.no_cache:
+            self._look_here()
+        if all(slot in self._found for slot in self._slots):
+            return self._hit()
+        outcome: Assembled | Whole | None = None
+
+        async def wait(ask: Ask) -> Answer | None:
+            nonlocal outcome
+            try:
+                outcome = await self._elsewhere()
+            except Whole as whole:  # no failure
+                outcome = whole
+                return None
+            return outcome.answer
+
+        await self._engine.answers.waited(ask, wait)
+        if isinstance(outcome, Whole):
+            raise outcome
+        return cast(Assembled, outcome)
+
+    async def _elsewhere(self) -> Assembled:
+        """All items, some of which memory does not have."""
+        ask = self._ask
+        if not ask.policy.no_cache:
             await self._look()
         missing = [slot for slot in self._slots if slot not in self._found]
         if missing and ask.policy.only_if_cached:
-            self._engine.ledger.count_request(leader=True)
+            self._engine.ledger.count_request(ask.endpoint, leader=True)
             self._engine.answers.tell("miss", ask)
             raise NotCached(f"only_if_cached: {len(missing)} of the inputs are in no tier")
         try:
@@ -162,18 +185,23 @@ class Gathering:
             raise
         except Exception as error:
             if not self._rescued(missing, error):
-                self._engine.ledger.count_request(leader=self._asked)
+                self._engine.ledger.count_request(ask.endpoint, leader=self._asked)
                 raise
             return self._hit(fwd="stale")
         return self._fetched() if missing else self._hit()
 
     # Looking
 
-    async def _look(self) -> None:
-        storage, loop = self._engine.storage, asyncio.get_running_loop()
+    def _look_here(self) -> None:
+        """What the local tier has, without awaiting."""
+        storage = self._engine.storage
         for slot in self._slots:
             if (entry := storage.peek(slot)) is not None:
                 self._judge(slot, Found(entry, storage.local_name))
+
+    async def _look(self) -> None:
+        """What remote tiers have of the rest."""
+        storage, loop = self._engine.storage, asyncio.get_running_loop()
         missing = [slot for slot in self._slots if slot not in self._found]
         whole = storage.peek(self._whole) if len(missing) == len(self._slots) else None
         if missing and storage.remote:
@@ -246,6 +274,9 @@ class Gathering:
         if own is not None:
             joins.append(flights.join(own.flight, leader=True))
         outcomes = await _all(joins)
+        if ask.waiting is not None:
+            for batch in theirs:
+                ask.waiting.follows(batch.flight)
         for (batch, slots), outcome in zip(theirs.items(), outcomes, strict=False):
             self._take(batch, slots, outcome)
         if own is not None:
@@ -328,7 +359,7 @@ class Gathering:
         engine, ask, leader = self._engine, self._ask, bool(self._paid)
         entries = self._entries()
         self._refresh()
-        engine.ledger.count_request(leader=leader)
+        engine.ledger.count_request(ask.endpoint, leader=leader)
         billed = {slot for fetched in self._paid for slot in fetched.entries}
         free = [self._entry(slot) for slot in self._items.slots if slot not in billed]
         if free:
@@ -361,7 +392,8 @@ class Gathering:
             fresh = decide(entry, ask.policy, engine.clock()) is Verdict.FRESH
             return fresh and replaces(entry, seen[slot])
 
-        batch = engine.batches.start(ask, slots, self._load, replaced=replaced)
+        asked = in_background(ask)
+        batch = engine.batches.start(asked, slots, self._load, replaced=replaced)
         engine.refreshes.watch(
             batch.flight, ask, slots, lambda fetched: self._refreshed(slots, fetched)
         )
