@@ -39,7 +39,8 @@ class Price:
             value = getattr(self, name)
             if value is None and name == "cached_input":
                 continue
-            if type(value) not in (int, float) or not 0 <= value < float("inf"):
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not number or not 0 <= float(value) < float("inf"):
                 raise ConfigurationError(
                     f"{name}={value!r}: expected US dollars per million tokens, 0 or more"
                 )
