@@ -23,6 +23,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
@@ -239,13 +240,13 @@ class Page:
         answer = await self.send("Page.navigate", url=url)
         if answer.get("errorText"):
             raise ProtocolError(f"{url}: {answer['errorText']}")
-        await self._until("the page to load", lambda: self._loads > loads)
+        await self.until("the page to load", lambda: self._loads > loads)
 
     async def reload(self) -> None:
         """Load the page again."""
         loads = self._loads
         await self.send("Page.reload")
-        await self._until("the page to load again", lambda: self._loads > loads)
+        await self.until("the page to load again", lambda: self._loads > loads)
 
     async def close(self) -> None:
         """Close the window."""
@@ -356,7 +357,8 @@ class Page:
         shot = await self.send("Page.captureScreenshot", format="png")
         await asyncio.to_thread(path.write_bytes, base64.b64decode(shot["data"]))
 
-    async def _until(self, what: str, condition: Any) -> None:
+    async def until(self, what: str, condition: Callable[[], bool]) -> None:
+        """Wait for what this side is told, such as a request or an error."""
         end = asyncio.get_running_loop().time() + PATIENCE
         while not condition():
             if asyncio.get_running_loop().time() > end:
