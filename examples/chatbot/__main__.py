@@ -30,7 +30,7 @@ try:
 except ImportError as error:
     raise SystemExit(f"{error}: pip install -e '.[examples]'") from error
 
-YOUNG = 3.0
+YOUNG = 2.0
 """Seconds before which a worker that ends has not even begun: then there is no use in another."""
 
 

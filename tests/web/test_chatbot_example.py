@@ -280,11 +280,19 @@ async def test_one_command_runs_it_and_ends_it(command: list[str], anyio_backend
     async with running(*command, "--workers=2", REDIS_URL="") as (process, url):
         async with httpx.AsyncClient(base_url=url, timeout=30) as http:
             await http.get("/")
-            text, badge = await ask(http, "Tell me a short poem")
-            assert text == KNOWN["poem"]
-            assert badge["kind"] == "fresh"
+            said = await http.post("/api/ask", json={"text": "Tell me a short poem"})
+            lines = [json.loads(line) for line in said.text.splitlines()]
+            assert "".join(line.get("text", "") for line in lines) == KNOWN["poem"]
+            worker = lines[-1]["total"]["worker"]
             started = await children(process.pid)
             assert len(started) == 3  # two workers and a Valkey
+            name = http.cookies[COOKIE]
+        os.kill(worker, signal.SIGKILL)
+        assert b"another takes its place" in await process.stdout.readline()
+        async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+            user([http], name)
+            assert len(await turns(http, 1)) == 1
+        started |= await children(process.pid)
         process.send_signal(signal.SIGINT)
         rest = (await process.stdout.read()).decode()
         assert await process.wait() == 0, rest
