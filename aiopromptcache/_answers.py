@@ -124,7 +124,7 @@ class Answers:
                 loaded = await load()
                 took = call.done(loaded.brought)
         except Exception as error:
-            self.stats.errors += 1
+            self.stats.erred("upstream", ask.endpoint or OWN, error)
             self.tell("error", ask, error=error, duration=call.took)
             raise
         for entry in loaded.brought:

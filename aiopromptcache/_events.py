@@ -116,7 +116,7 @@ class _HookQueue:
                 self._report(error)
 
     def _report(self, error: Exception) -> None:
-        self._stats.errors += 1
+        self._stats.erred("hook", None, error)
         if not self._warned:
             self._warned = True
             logger.warning(

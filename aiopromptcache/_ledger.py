@@ -128,7 +128,7 @@ class Ledger:
         elif kind == "expire":
             self.stats.expirations += 1
         elif kind == "error":
-            self.stats.errors += 1
+            self.stats.erred("tier", tier, error)
         if self.events.active:
             key = slot.partition(":")[2] if slot else None
             self.tell(kind, entry=entry, key=key, tier=tier, usage=None, error=error)

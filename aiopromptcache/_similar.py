@@ -201,7 +201,7 @@ class Similar:
 
     def _failed(self, ask: Ask, error: Exception) -> None:
         engine = self._engine
-        engine.stats.errors += 1
+        engine.stats.erred("similarity", ask.endpoint, error)
         if not self._failing:
             self._failing = True
             logger.warning(

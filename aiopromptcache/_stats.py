@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import time
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from ._entry import Usage
 
@@ -84,6 +85,22 @@ class Estimate(Protocol):
     def bound(self) -> float | None: ...
 
 
+class RecentError(NamedTuple):
+    """A fault, without the words of its error: a prompt may be among them."""
+
+    time: float
+    """Seconds, as `time.time()` gives them."""
+    kind: Literal["tier", "upstream", "hook", "similarity", "request"]
+    """What failed: "request" is a call that could not be given a key."""
+    where: str | None
+    """The tier or the endpoint."""
+    error: str
+    """The type of the error."""
+
+
+RECENT = 50
+"""Errors that are remembered."""
+
 Outcome = Literal["hit", "stale", "similar", "miss", "collapsed", "bypass"]
 _HITS = frozenset({"hit", "stale", "similar"})
 OWN = "own"
@@ -110,6 +127,8 @@ class Stats:
     stores: int = 0
     errors: int = 0
     """Faults of the cache itself, and upstream calls that failed."""
+    recent_errors: deque[RecentError] = field(default_factory=lambda: deque(maxlen=RECENT))
+    """The last of them, oldest first."""
     evictions: int = 0
     """Entries that made room for others."""
     expirations: int = 0
@@ -174,6 +193,12 @@ class Stats:
     def upstream_calls(self) -> int:
         """Calls that were made: API calls and runs of a factory."""
         return sum(dict(self.calls).values())
+
+    def erred(self, kind: Any, where: str | None, error: BaseException | None) -> None:
+        """Count a fault."""
+        self.errors += 1
+        name = "unknown" if error is None else type(error).__name__
+        self.recent_errors.append(RecentError(time.time(), kind, where, name))
 
     def of_model(self, endpoint: str, model: str | None) -> ModelStats:
         """The counters of one model at one endpoint, to be counted on."""
@@ -257,6 +282,7 @@ class Stats:
             | _plain("spent", row.spent)
             for row in self.by_model.values()
         ]
+        counters["recent_errors"] = [error._asdict() for error in tuple(self.recent_errors)]
         counters["hit_rate"] = self.hit_rate
         if self.similarity is not None:
             counters.update({name: getattr(self, name) for name in _OF_SIMILAR})

@@ -237,7 +237,7 @@ class Binding:
             return None
 
     def _fault(self, endpoint: Endpoint, error: Exception) -> None:
-        self.engine.stats.errors += 1
+        self.engine.stats.erred("request", endpoint.name, error)
         if not isinstance(error, Unkeyable):
             logger.warning("a policy callable failed with %s", type(error).__name__)
         self.engine.ledger.tell("error", endpoint=endpoint.name, error=error)
