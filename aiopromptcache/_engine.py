@@ -58,6 +58,8 @@ class Engine:
         self.stats = self.ledger.stats
         self.prefix = self.storage.prefix
         self.similar = None if similarity is None else Similar(similarity, self)
+        self.watch: Any = None
+        """What samples it for a dashboard, if there is one."""
 
     # Looking
 
@@ -419,6 +421,8 @@ class Engine:
 
     async def aclose(self) -> None:
         """End refreshes, let writes end, tell the hooks, close what the tiers made."""
+        if self.watch is not None:
+            await self.watch.aclose()
         await self.refreshes.aclose()
         if self.similar is not None:
             await self.similar.aclose()

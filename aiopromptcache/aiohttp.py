@@ -24,9 +24,19 @@ except ImportError as error:  # pragma: no cover
 if TYPE_CHECKING:
     from openai import AsyncOpenAI
 
+    from ._dashboard._app import Dashboard
+
     ClientT = TypeVar("ClientT", bound=AsyncOpenAI)
 
-__all__ = ["NoPartition", "cleanup_ctx", "get_cache", "middleware", "setup", "wrap"]
+__all__ = [
+    "NoPartition",
+    "cleanup_ctx",
+    "get_cache",
+    "middleware",
+    "mount_dashboard",
+    "setup",
+    "wrap",
+]
 
 CACHE = web.AppKey("aiopromptcache", PromptCache)
 """Where an app holds its cache."""
@@ -128,6 +138,27 @@ def get_cache(request: web.Request) -> PromptCache:
     if found is None:
         raise ConfigurationError("this app has no cache: call aiopromptcache.aiohttp.setup first")
     return found
+
+
+def mount_dashboard(app: web.Application, path: str, dashboard: Dashboard) -> None:
+    """Serve a dashboard below `path`, such as "/cache".
+
+    It answers whoever can reach it: give a sub-app with a middleware that guards it, where others
+    can reach the app too. `ConfigurationError` for a path that does not begin with a slash.
+    """
+    root = path.rstrip("/")
+    if not path.startswith("/") or "{" in path:
+        raise ConfigurationError(f"path={path!r}: expected one that begins with a slash, no braces")
+
+    async def handle(request: web.Request) -> web.Response:
+        route = "/" + request.match_info["route"] if "route" in request.match_info else ""
+        query = request.rel_url.raw_query_string
+        answer = await dashboard.respond(request.method, request.path, route, query)
+        return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
+
+    if root:
+        app.router.add_route("*", root, handle)
+    app.router.add_route("*", root + "/{route:.*}", handle)
 
 
 def wrap(app: web.Application, client: ClientT) -> ClientT:

@@ -227,3 +227,38 @@ class RelayTier(SharedTier, Protocol):
     def relay(self) -> Relay:
         """What does it."""
         ...
+
+
+class Told(NamedTuple):
+    """What one process has said of itself."""
+
+    process: str
+    age: float
+    """Seconds ago, by the tier's own clock."""
+    text: bytes
+
+
+class Reports(Protocol):
+    """Where the processes of a namespace say how they are, for dashboards and tools."""
+
+    async def tell(self, namespace: str, process: str, text: bytes) -> None:
+        """Say something in place of what the process said before.
+
+        It is forgotten after a minute of silence. A tier may refuse more than a bounded number of
+        processes, and texts of more than 64 KiB.
+        """
+        ...
+
+    async def told(self, namespace: str) -> Sequence[Told]:
+        """What all have said last."""
+        ...
+
+
+@runtime_checkable
+class ReportingTier(Tier, Protocol):
+    """A tier through which processes can tell each other how they are. A cache does without it."""
+
+    @property
+    def reports(self) -> Reports:
+        """What does it."""
+        ...

@@ -184,18 +184,18 @@ class Guard:
 
     async def keep_leases(self, held: Sequence[Lease]) -> None:
         """See `SharedTier.renew`."""
-        await self._quietly("renew", lambda tier: tier.renew(held))
+        await self.quietly("renew", lambda tier: tier.renew(held))
 
     async def give_back(self, leases: Sequence[Lease], *, shareable: bool = True) -> None:
         """See `SharedTier.release`."""
-        await self._quietly("release", lambda tier: tier.release(leases, shareable=shareable))
+        await self.quietly("release", lambda tier: tier.release(leases, shareable=shareable))
 
-    async def _quietly(self, name: str, operation: Callable[[SharedTier], Awaitable[None]]) -> None:
-        tier = self._shared()
+    async def quietly(self, name: str, operation: Callable[[Any], Awaitable[T]]) -> T | None:
+        """What something else that the tier can do gives; None where the tier is out."""
         try:
-            await self._attempt(name, self._writes, lambda: operation(tier))
+            return await self._attempt(name, self._writes, lambda: operation(self.tier))
         except _Out:
-            return
+            return None
 
     # Removing
 

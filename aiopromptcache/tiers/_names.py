@@ -7,6 +7,8 @@
     prefix:{namespace}:t:tag     the entries that carry a tag
     prefix:{namespace}:i         all entries by age, where their number is bounded
     prefix:{namespace}:log       who changed what
+    prefix:{namespace}:r         how each process is, for dashboards
+    prefix:{namespace}:rt        when it said so
 
 Braces hold what a cluster picks the hash slot by. With encryption, keys and tags are replaced by
 what a secret makes of them, and names in the log are sealed.
@@ -84,6 +86,10 @@ class Names:
     def log(self, namespace: str) -> bytes:
         """The stream of news."""
         return self._books(namespace) + b"log"
+
+    def reports(self, namespace: str) -> list[bytes]:
+        """How each process is, and when it said so."""
+        return [self._books(namespace) + b"r", self._books(namespace) + b"rt"]
 
     def patterns(self, namespace: str) -> tuple[bytes, bytes, bytes]:
         """What matches all entries, all leases and all tags of a namespace, and nothing else."""
