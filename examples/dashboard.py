@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import os
 import random
+import signal
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -167,6 +168,7 @@ async def announce(server: object) -> None:
 def main() -> None:
     """Run the example."""
     asked = options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does
     try:
         if asked.worker:
             asyncio.run(work(asked))

@@ -29,7 +29,7 @@ RECENT = 24
 _Count = Annotated[int | float, Field(ge=0, le=1e15)]
 _Time = Annotated[float, Field(ge=0, le=1e11)]
 _Text = Annotated[str, Field(max_length=100)]
-_Name = Annotated[str, Field(max_length=80, pattern=r"^[a-z_]{1,20}(/[^/\x00-\x1f]{1,40}){0,2}$")]
+_Name = Annotated[str, Field(max_length=80, pattern=r"^[a-z][a-z_]{0,19}(/[^/\x00-\x1f]{1,40}){0,2}$")]
 _Counts = Annotated[dict[_Name, _Count], Field(max_length=1_000)]
 
 
@@ -84,8 +84,10 @@ class SimilarState(_Part):
 class Sample(_Part):
     """What was counted in one step of time."""
 
+    number: Annotated[int, Field(ge=0, le=10**11)]
+    """Each is one more than that before."""
     at: Annotated[int, Field(ge=0, le=10**11)]
-    """Its end."""
+    """The step's end."""
     counts: _Counts
 
 
@@ -112,7 +114,7 @@ def made(
     engine: Engine,
     counts: Reading,
     started: float,
-    recent: Iterable[tuple[int, Reading]],
+    recent: Iterable[tuple[int, int, Reading]],
     *,
     ended: bool = False,
 ) -> Report:
@@ -123,7 +125,7 @@ def made(
         now=engine.clock(),
         ended=ended,
         counts=counts,
-        recent=[Sample(at=at, counts=each) for at, each in recent],
+        recent=[Sample(number=number, at=at, counts=each) for number, at, each in recent],
         tiers=_tiers(engine),
         models=_models(engine),
         errors=[

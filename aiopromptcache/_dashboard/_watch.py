@@ -48,7 +48,7 @@ class Other:
     """When it counts no more, on the loop's clock."""
     history: History
     heard: int
-    """The end of its latest sample, by its own clock."""
+    """The number of its latest sample."""
 
 
 class Watch:
@@ -72,7 +72,8 @@ class Watch:
         self._talking: asyncio.Task[None] | None = None
         self._hearing: asyncio.Task[None] | None = None
         self._disarm: Callable[[], None] | None = None
-        self._recent: deque[tuple[int, Reading]] = deque(maxlen=RECENT)
+        self._recent: deque[tuple[int, int, Reading]] = deque(maxlen=RECENT)
+        self._samples = 0
         self._sampled = self._read()
         self._told: Reading | None = None
         self._told_at = self._heard_at = float("-inf")
@@ -160,7 +161,8 @@ class Watch:
         if change:
             # The end of the step that has just ended, or is ending.
             at = bucket(self.engine.clock() - STEP / 2, STEP)
-            self._recent.append((at, change))
+            self._samples += 1
+            self._recent.append((self._samples, at, change))
             self.own_history.add(at, change)
             self.history.add(at, change)
 
@@ -231,10 +233,10 @@ class Watch:
         # Its clock may be another one: how old the report is, the tier knows.
         shift = round((self.engine.clock() - age - report.now) / STEP) * STEP
         for sample in report.recent:
-            if other.heard < sample.at <= report.now + STEP:
+            if other.heard < sample.number and sample.at <= report.now + STEP:
                 other.history.add(sample.at + shift, sample.counts)
                 self.history.add(sample.at + shift, sample.counts)
-        other.heard = max([other.heard, *[sample.at for sample in report.recent]])
+        other.heard = max([other.heard, *[sample.number for sample in report.recent]])
 
 
 async def _told(tier: ReportingTier, namespace: str) -> list[Told]:

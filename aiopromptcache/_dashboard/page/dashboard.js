@@ -17,21 +17,23 @@ const held = { points: new Map(), begun: Infinity, state: null, asked: 0, timer:
 
 const quiet = "Nothing in this time";
 const PLOTS = {
+  calls: { title: "Calls", unit: "per second", kind: "stack", format: format.rate, empty: quiet },
   rate: { title: "Hit rate", unit: "share of requests", format: format.percent,
     ticks: [0, 0.25, 0.5, 0.75, 1], empty: quiet },
-  calls: { title: "Calls", unit: "per second", kind: "stack", format: format.rate, empty: quiet },
-  reads: { title: "Reads by tier", unit: "time taken, log scale", scale: "log",
-    format: format.duration, empty: "No reads measured in this time" },
-  took: { title: "Upstream calls", unit: "time taken, log scale", scale: "log",
-    format: format.duration, empty: "No upstream calls in this time" },
   upstream: { title: "Upstream calls", unit: "per second", format: format.rate,
     empty: "No upstream calls in this time" },
-  money: { title: "Money", unit: "US dollars in the time shown", format: format.money,
-    empty: "No answers with a known price in this time" },
+  reads: { title: "Read latency by tier", unit: "log scale", scale: "log",
+    format: format.duration, empty: "No reads measured in this time" },
+  took: { title: "Upstream latency", unit: "log scale", scale: "log",
+    format: format.duration, empty: "No upstream calls in this time" },
+  faults: { title: "Errors", unit: "in the time shown", format: format.count,
+    tick: format.compact, empty: "None in this time" },
+  money: { title: "Money", unit: "US dollars, in the time shown", format: format.money,
+    empty: "No answers with a known price" },
   tokens: { title: "Tokens", unit: "in the time shown", format: format.count,
     tick: format.compact, empty: "No tokens in this time" },
-  faults: { title: "Errors and evictions", unit: "in the time shown", format: format.count,
-    tick: format.compact, empty: "None in this time" },
+  entries: { title: "Entries", unit: "in the time shown", format: format.count,
+    tick: format.compact, empty: quiet },
 };
 const plots = Object.fromEntries(Object.entries(PLOTS).map(([name, spec]) => [name, new Plot(spec)]));
 find("#plots").append(...Object.values(plots).map((plot) => plot.node));
@@ -142,20 +144,21 @@ function showTiles(state, recent) {
   const { counts } = state;
   const lately = SPAN_NAMES[state.span];
   const more = (value, write) => `${write(value ?? 0)} in the last ${lately}`;
+  const shorter = (value) => (value >= 1e5 ? format.compact(value) : format.count(value));
   const requests = (of) => hitsOf(of) + sum(of, ["miss", "collapsed", "bypass"]);
   const lastRate = hitRate(recent);
   const unpriced = counts.unpriced_saved ?? 0;
-  const price = unpriced ? `${format.count(unpriced)} answers without a price`
+  const price = unpriced ? `${format.count(unpriced)} without a price`
     : more(recent.cost_saved, format.money);
   const tiles = [
     ["Hit rate", format.percent(hitRate(counts)),
       lastRate === null ? `no calls in the last ${lately}` : more(lastRate, format.percent)],
-    ["Calls", format.count(requests(counts)), more(requests(recent), format.count)],
-    ["Upstream calls", format.count(counts.calls ?? 0), more(recent.calls, format.count)],
+    ["Calls", format.count(requests(counts)), more(requests(recent), shorter)],
+    ["Upstream calls", format.count(counts.calls ?? 0), more(recent.calls, shorter)],
     ["Money saved", format.money(counts.cost_saved ?? (unpriced ? null : 0)), price],
     ["Tokens saved", format.count(counts.tokens_saved ?? 0),
-      more(recent.tokens_saved, format.count)],
-    ["Errors", format.count(counts.errors ?? 0), more(recent.errors, format.count)],
+      more(recent.tokens_saved, shorter)],
+    ["Errors", format.count(counts.errors ?? 0), more(recent.errors, shorter)],
   ];
   const section = find("#tiles");
   if (!section.childElementCount) {

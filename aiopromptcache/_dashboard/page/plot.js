@@ -31,9 +31,10 @@ function ticksUpTo(top) {
   return Array.from({ length: last + 1 }, (_, index) => index * step);
 }
 
-/** Powers of ten around what there is, two at least. */
+/** Powers of ten around what there is, two at least; within a single one its parts as well. */
 function decades(low, high) {
   const first = Math.floor(Math.log10(low) + 1e-9);
+  if (high <= 10 ** (first + 1)) return [1, 2, 5, 10].map((part) => part * 10 ** first);
   const last = Math.max(first + 1, Math.ceil(Math.log10(high) - 1e-9));
   const every = Math.ceil((last - first) / 5);
   const found = [];

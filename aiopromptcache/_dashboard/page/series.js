@@ -3,12 +3,16 @@
 const TIERS = ["blue", "sky", "green", "plum"];
 const DELAY = 2;
 const LATENCY_SECONDS = 30;
+/** Points of a plot at least. */
+const LEAST = 36;
 
-/** Ends of the steps that are shown, the latest that is whole last. */
-export function stepsOf(state) {
+/** Ends of the steps that are shown, the latest last; what is young fills the plot sooner. */
+export function stepsOf(state, begun) {
   const { now, span, step } = state;
   const last = Math.ceil((Math.floor((now - DELAY) / 5) * 5) / step) * step;
-  return Array.from({ length: span / step }, (_, index) => last - span + (index + 1) * step);
+  const known = Math.ceil((last - begun) / step) + 1;
+  const count = Math.min(span / step, Math.max(known, LEAST));
+  return Array.from({ length: count }, (_, index) => last - (count - 1 - index) * step);
 }
 
 /** A quantile from counts by bucket; within a bucket as if evenly spread on a scale of logs. */
@@ -53,7 +57,7 @@ export function hitRate(counts) {
 /** All plots' series, by plot. `points` maps the end of a step to its counts. */
 export function seriesOf(state, points, begun) {
   const { step, bounds, now } = state;
-  const times = stepsOf(state);
+  const times = stepsOf(state, begun);
   const whole = Math.floor((now - DELAY) / 5) * 5;
   const none = {};
   const at = times.map((time) => points.get(time) ?? (time > begun ? none : null));
@@ -94,7 +98,7 @@ export function seriesOf(state, points, begun) {
     took: pair("call", "orange", "upstream", bounds.upstream),
     upstream: [
       { name: "calls", colour: "orange", values: perSecond("calls") },
-      { name: "failed", colour: "red", dashed: true, values: perSecond("failures") },
+      { name: "of them failed", colour: "red", dashed: true, values: perSecond("failures") },
     ],
     money: [
       { name: "saved", colour: "green", values: grown("cost_saved") },
@@ -105,8 +109,13 @@ export function seriesOf(state, points, begun) {
       { name: "spent", colour: "orange", dashed: true, values: grown("tokens_spent") },
     ],
     faults: [
-      { name: "errors", colour: "red", values: grown("errors") },
-      { name: "evictions", colour: "grey", dashed: true, values: grown("evictions") },
+      { name: "all errors", colour: "red", values: grown("errors") },
+      { name: "upstream calls", colour: "grey", dashed: true, values: grown("failures") },
+    ],
+    entries: [
+      { name: "stored", colour: "blue", values: grown("stores") },
+      { name: "evicted", colour: "orange", dashed: true, values: grown("evictions") },
+      { name: "expired in memory", colour: "grey", dashed: true, values: grown("expirations") },
     ],
   };
 }
