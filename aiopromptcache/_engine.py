@@ -432,3 +432,5 @@ class Engine:
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self.ledger.events.drain()
+        if self.watch is not None:
+            self.watch.arm()

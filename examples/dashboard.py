@@ -14,6 +14,7 @@ import asyncio
 import os
 import random
 import signal
+import socket
 import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -40,7 +41,7 @@ def options() -> argparse.Namespace:
 
 
 def make_cache(url: str | None) -> PromptCache:
-    """Small enough that something is evicted, and with a short life: so that there is much to see."""
+    """Small, and with a short life, so that there is much to see."""
     tiers: list[Tier] = [MemoryTier(max_entries=150)]
     if url:
         tiers.append(RedisTier(url))
@@ -144,25 +145,19 @@ async def serve(asked: argparse.Namespace, url: str | None) -> None:
             )
             return said.choices[0].message.content
 
-        server = uvicorn.Server(uvicorn.Config(app, port=asked.port, log_level="warning"))
+        listening = socket.create_server(("127.0.0.1", asked.port))
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+        port = listening.getsockname()[1]
+        print(f"http://127.0.0.1:{port}/cache/ is the dashboard; Ctrl-C ends it.", flush=True)
         async with worker(url, upstream.base_url, asked):
             tasks = [
                 asyncio.create_task(load(client, asked.rate, asked.seconds)),
                 asyncio.create_task(stumble(upstream)),
             ]
-            announcing = asyncio.create_task(announce(server))
-            await server.serve()
-            for task in (*tasks, announcing):
+            await server.serve(sockets=[listening])
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, announcing, return_exceptions=True)
-
-
-async def announce(server: object) -> None:
-    """Say where it is, once it is there."""
-    while not getattr(server, "started", False):
-        await asyncio.sleep(0.05)
-    port = server.servers[0].sockets[0].getsockname()[1]  # type: ignore[attr-defined]
-    print(f"http://127.0.0.1:{port}/cache/ shows the dashboard; Ctrl-C ends it.", flush=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def main() -> None:

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 import aiopromptcache
-from aiopromptcache import aiohttp, asgi, similarity, testing
+from aiopromptcache import aiohttp, asgi, dashboard, similarity, testing
 
 PACKAGE = Path(aiopromptcache.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
-@pytest.mark.parametrize("module", [aiopromptcache, aiohttp, asgi, similarity, testing])
+@pytest.mark.parametrize("module", [aiopromptcache, aiohttp, asgi, dashboard, similarity, testing])
 def test_all_names_what_is_exported(module: object) -> None:
     names = module.__all__  # type: ignore[attr-defined]
     assert len(set(names)) == len(names)

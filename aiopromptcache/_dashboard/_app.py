@@ -69,7 +69,7 @@ class Dashboard:
         self._names = [plain(cache.namespace) for cache in caches]
         for watch in self._watches:
             watch.hears = True
-        page = files(__package__) / "page"
+        page = files(__name__.rpartition(".")[0]) / "page"
         self._files = {name: (page / name).read_bytes() for name in _FILES}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -93,6 +93,7 @@ class Dashboard:
         message = await receive()
         for watch in self._watches:
             await watch.aclose()
+            watch.arm()
         await send({"type": f"{message['type']}.complete"})
 
     async def respond(self, method: str, path: str, route: str, query: str) -> Response:

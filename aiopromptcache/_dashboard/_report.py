@@ -16,9 +16,7 @@ from ._readings import Reading, plain
 
 if TYPE_CHECKING:
     from .._engine import Engine
-    from .._stats import Money
 
-VERSION = 1
 MAX_TEXT = 60 * 1_024
 """Bytes of a report; what is too much is left out, the least important first."""
 MODELS = 50
@@ -29,7 +27,9 @@ RECENT = 24
 _Count = Annotated[int | float, Field(ge=0, le=1e15)]
 _Time = Annotated[float, Field(ge=0, le=1e11)]
 _Text = Annotated[str, Field(max_length=100)]
-_Name = Annotated[str, Field(max_length=80, pattern=r"^[a-z][a-z_]{0,19}(/[^/\x00-\x1f]{1,40}){0,2}$")]
+_Name = Annotated[
+    str, Field(max_length=80, pattern=r"^[a-z][a-z_]{0,19}(/[^/\x00-\x1f]{1,40}){0,2}$")
+]
 _Counts = Annotated[dict[_Name, _Count], Field(max_length=1_000)]
 
 
@@ -94,7 +94,7 @@ class Sample(_Part):
 class Report(_Part):
     """One process."""
 
-    v: Literal[1] = VERSION
+    v: Literal[1] = 1
     name: _Text
     """Which one it is, for people: its machine and its number there."""
     started: _Time

@@ -79,7 +79,7 @@ class Watch:
         self._told_at = self._heard_at = float("-inf")
         self.started = engine.clock()
         engine.storage.time_local(self._looks.add, every=EVERY)
-        self._arm()
+        self.arm()
 
     @classmethod
     def of(cls, engine: Engine) -> Watch:
@@ -91,8 +91,10 @@ class Watch:
 
     # Beginning
 
-    def _arm(self) -> None:
-        """Begin at the first look into a tier, or the first upstream call."""
+    def arm(self) -> None:
+        """Begin at the next look into a tier, or upstream call."""
+        if self._loop is not None or self._disarm is not None:
+            return
         timings = self.engine.ledger.timings
 
         def used(*_: Any) -> None:
@@ -131,7 +133,7 @@ class Watch:
             self._talking = loop.create_task(self._talk(loop), name="aiopromptcache report")
 
     async def aclose(self) -> None:
-        """End until the cache is used again; say good-bye to others."""
+        """End until `begin`, or until the cache is used after `arm`; say good-bye to others."""
         loop = asyncio.get_running_loop()
         if self._loop is not loop:
             return
@@ -144,8 +146,6 @@ class Watch:
         if self._told is not None:
             await self.tell(ended=True)
         self._loop = self._told = None
-        if self._disarm is None:
-            self._arm()
 
     # This process
 
@@ -190,9 +190,7 @@ class Watch:
         counts, text = self._sampled, written(self.report(ended=ended))
         self._told_at = asyncio.get_running_loop().time()
         namespace, process = self._namespace, self.process
-        await self.guard.quietly(
-            "report", lambda tier: tier.reports.tell(namespace, process, text)
-        )
+        await self.guard.quietly("report", lambda tier: tier.reports.tell(namespace, process, text))
         self._told = counts
 
     async def look(self) -> None:

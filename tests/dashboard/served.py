@@ -39,7 +39,8 @@ async def main(url: str, base_url: str, shown: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
         serving = asyncio.create_task(server.serve(sockets=[listening]))
-        print(json.dumps({"port": listening.getsockname()[1]}), flush=True)
+        sys.stdout.write(json.dumps({"port": listening.getsockname()[1]}) + "\n")
+        sys.stdout.flush()
         await asyncio.to_thread(sys.stdin.read)
         server.should_exit = True
         await serving

@@ -192,9 +192,9 @@ async def test_it_fetches_nothing_from_elsewhere_and_has_no_inline_code() -> Non
     async with PromptCache() as cache, serving(Dashboard(cache)) as http:
         for path in FILES:
             text = (await http.get(f"/{path}")).text
-            assert "//" not in text.replace("http://www.w3.org/2000/svg", "").replace(
-                "// ", ""
-            ), path
+            assert "//" not in text.replace("http://www.w3.org/2000/svg", "").replace("// ", ""), (
+                path
+            )
             assert "innerHTML" not in text
             assert "style=" not in text
             assert " on" + "click=" not in text

@@ -204,7 +204,7 @@ async def test_hostile_reports_are_ignored(url: str, raw: redis.asyncio.Redis) -
             reports[name] = orjson.dumps(good)
         reports["abcdef"] = orjson.dumps(good)  # the one among them that is none
         await raw.hset(TEXTS, mapping=reports)  # type: ignore[arg-type]
-        await raw.zadd(TIMES, {name: now * 1_000 for name in reports})
+        await raw.zadd(TIMES, dict.fromkeys(reports, now * 1000))
         found = await state(http)
         assert found["counts"] == {"calls": 7}
         assert [each["name"] for each in found["processes"][1:]] == ["good"]
@@ -231,7 +231,9 @@ async def test_a_report_is_of_bounded_size(upstream: OpenAIServer) -> None:
                 cache.stats.outcomes["own", "hit", tier * 40] += 1
             cache.stats.stores += number + 1
             watch.sample()
-            watch._recent.append((number, 1, {f"read/{'é' * 40}/{n}": 1.5e14 + n for n in range(99)}))
+            watch._recent.append(
+                (number, 1, {f"read/{'é' * 40}/{n}": 1.5e14 + n for n in range(99)})
+            )
         text = written(watch.report())
         assert len(text) <= MAX_TEXT
         report = read(text)
