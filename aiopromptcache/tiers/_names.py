@@ -67,6 +67,14 @@ class Names:
         namespace = slot.partition(":")[0].encode()
         return self._prefix + b":" + namespace + b":" + kind + self.places(slot).names[0]
 
+    def key_of(self, namespace: str, name: bytes) -> str:
+        """The key behind the name of an entry, where no secret hides it."""
+        inner = name[len(self._base(namespace)) + len(b"e:{") : -len(b"}")]
+        if inner == b"%":
+            return ""
+        text = inner.decode("utf-8", "surrogatepass")
+        return text.replace("%7D", "}").replace("%25", "%")
+
     def tag_sets(self, namespace: str, tag: str) -> list[bytes]:
         """The sets of a tag, the one for writing first."""
         return [self._books(namespace) + b"t:" + name for name in self.tag_names(namespace, tag)]
