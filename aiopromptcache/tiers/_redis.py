@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .._entry import Entry
@@ -156,7 +156,7 @@ class RedisTier:
         """See `Tier.invalidate`. Works in batches; says so to all when nothing is left."""
         return await self._sweeper.invalidate(namespace, tags)
 
-    async def entries(self, namespace: str) -> AsyncIterator[Sequence[Listed]]:
+    async def entries(self, namespace: str) -> AsyncGenerator[Sequence[Listed]]:
         """See `ListedTier`. SCAN in batches, on a cluster over all masters; each has the `timeout`.
 
         What is written or goes meanwhile may be listed or not, and now and then something twice.
