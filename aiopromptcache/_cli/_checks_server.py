@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any
 from urllib.parse import urlsplit
 
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError
 
 from ._checks import Finding
 from ._output import size_text
@@ -23,16 +22,9 @@ APART = 60.0
 _LOOPBACK = {"localhost", "127.0.0.1", "::1", ""}
 
 
-async def _nodes(session: Session, section: str) -> list[dict[str, Any]]:
-    """INFO of the server, or of each node of a cluster."""
-    reply = await session.within(session.client.info(section))
-    nested = reply and all(isinstance(part, dict) and ":" in key for key, part in reply.items())
-    return list(reply.values()) if nested else [reply]
-
-
 async def version(session: Session, app_timeout: float) -> Sequence[Finding]:
     """Kind and version."""
-    about = (await _nodes(session, "server"))[0]
+    about = (await session.info("server"))[0]
     kind = "Valkey" if "valkey_version" in about else "Redis"
     number = str(about.get("valkey_version") or about.get("redis_version") or "?")
     mode = str(about.get("redis_mode") or about.get("server_mode") or "standalone")
@@ -47,15 +39,16 @@ async def version(session: Session, app_timeout: float) -> Sequence[Finding]:
 async def _vector_sets(session: Session) -> str:
     """Told for information: only newer servers have them."""
     try:
-        reply = await session.within(session.tier._link.command("COMMAND", "INFO", "VADD"))
-    except ResponseError:
-        return "perhaps"
-    return "with" if reply and any(reply) else "without"
+        await session.within(session.tier._link.command("VCARD", session.tier._names.index("-")))
+    except RedisError as error:  # a cluster's client knows by itself what there is
+        unknown = any(words in str(error) for words in ("unknown command", "doesn't exist"))
+        return "without" if unknown else "perhaps"
+    return "with"
 
 
 async def role(session: Session, app_timeout: float) -> Sequence[Finding]:
     """May it be written to?"""
-    about = (await _nodes(session, "replication"))[0]
+    about = (await session.info("replication"))[0]
     if session.tier._link.clustered or about.get("role") == "master":
         return []
     master = f"{about.get('master_host')}:{about.get('master_port')}"
@@ -71,7 +64,7 @@ async def role(session: Session, app_timeout: float) -> Sequence[Finding]:
 
 async def memory(session: Session, app_timeout: float) -> Sequence[Finding]:
     """Limit and eviction policy: what happens when it is full."""
-    nodes = await _nodes(session, "memory")
+    nodes = await session.info("memory")
     used = sum(int(node.get("used_memory", 0)) for node in nodes)
     limit = sum(int(node.get("maxmemory", 0)) for node in nodes)
     policy = str(nodes[0].get("maxmemory_policy", "noeviction"))
@@ -120,7 +113,7 @@ async def _has_tags(session: Session) -> bool:
 
 async def persistence(session: Session, app_timeout: float) -> Sequence[Finding]:
     """What a restart leaves."""
-    nodes = await _nodes(session, "persistence")
+    nodes = await session.info("persistence")
     if any(node.get("rdb_last_bgsave_status") == "err" for node in nodes):
         advice = "See the server's log; until then it may refuse all writes (MISCONF)."
         return [Finding("persistence", "warning", "the last snapshot failed", advice)]

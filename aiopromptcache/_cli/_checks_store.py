@@ -44,20 +44,25 @@ def _attempts(session: Session, slot: str) -> list[tuple[Any, ...]]:
 
 async def rights(session: Session, app_timeout: float) -> Sequence[Finding]:
     """May the user do all that the cache does?"""
-    missing: list[str] = []
+    missing: dict[str, None] = {}
+    keys = True
     for attempt in _attempts(session, _probe_slot(session)):
         try:
             await session.within(session.tier._link.command(*attempt))
-        except NoPermissionError:
-            missing.append(attempt[0].lower())
+        except NoPermissionError as error:
+            if "key" in str(error):
+                keys = False
+            else:
+                missing[attempt[0].lower()] = None
         except (ResponseError, Refused):
             continue  # other checks tell of it
-    if not missing:
+    if keys and not missing:
         return [Finding("rights", "ok", "the user may do all that the cache does")]
-    wanted = " ".join(f"+{name}" for name in dict.fromkeys(missing))
-    advice = f"ACL SETUSER {await _user(session)} ~{session.settings.beginning}:* {wanted}"
-    text = f"the user may not: {', '.join(dict.fromkeys(missing))}"
-    return [Finding("rights", "failure", text, advice)]
+    pattern = f"~{session.settings.beginning}:*"
+    lacks = [*([] if keys else [f"use the keys {pattern[1:]}"]), *missing]
+    grants = [*([] if keys else [pattern]), *(f"+{name}" for name in missing)]
+    advice = f"ACL SETUSER {await _user(session)} {' '.join(grants)}"
+    return [Finding("rights", "failure", f"the user may not: {', '.join(lacks)}", advice)]
 
 
 async def _user(session: Session) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import click
+from redis.exceptions import NoPermissionError
 from rich.text import Text
 
 from ._checks import Check, Finding
@@ -76,12 +77,13 @@ async def _checked(session: Session, check: Check, app_timeout: float) -> Sequen
     """What cannot be found out is a warning, and no reason to stop."""
     try:
         return await check(session, app_timeout)
+    except NoPermissionError as error:  # `rights` says what the cache needs
+        return [Finding(check.__name__, "note", f"not known: {error}")]
     except Exception as error:
         told = explained(error, place_of(session.settings.where))
         if told is None:
             raise
-        name = check.__name__.replace("_", " ")
-        return [Finding(name, "warning", f"cannot be found out: {told}")]
+        return [Finding(check.__name__, "warning", f"cannot be found out: {told}")]
 
 
 def _print(findings: Sequence[Finding]) -> None:

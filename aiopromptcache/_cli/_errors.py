@@ -36,14 +36,14 @@ class ToolError(Exception):
 
 def place_of(url: str) -> str:
     """Where a URL points to, without user and password."""
-    parts = urlsplit(url)
-    if parts.scheme == "unix":
-        return parts.path
     try:
-        port = parts.port or 6379
-    except ValueError:
-        port = 0
-    return f"{parts.hostname or 'localhost'}:{port}"
+        parts = urlsplit(url)
+        if parts.scheme == "unix":
+            return parts.path
+        host = parts.hostname or "localhost"
+        return f"[{host}]:{parts.port or 6379}" if ":" in host else f"{host}:{parts.port or 6379}"
+    except ValueError:  # nothing of it can be shown: who knows where the password is
+        return "a URL that cannot be read"
 
 
 def explained(error: BaseException, place: str) -> ToolError | None:
@@ -83,7 +83,7 @@ def _connection_reason(error: BaseException, chain: list[BaseException]) -> str:
         if isinstance(link, ssl.SSLError):
             return f"TLS failed ({link.reason or link}); rediss:// is for TLS, redis:// for none"
     if any(isinstance(link, TimeoutError) for link in chain) or "imeout" in type(error).__name__:
-        return "no answer in time; is it the right host? (--timeout gives it longer)"
+        return "no answer in time: right host and port, TLS (rediss://) or not? --timeout is longer"
     for link in chain:
         if isinstance(link, socket.gaierror):
             return "no such host"

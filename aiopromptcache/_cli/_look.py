@@ -86,6 +86,8 @@ def ls(settings: Settings, /, sort: str, limit: int, **fields: Any) -> None:
     )
     if found.matching > len(found.shown):
         say(f"{len(found.shown):,} of {found.matching:,} entries; --limit 0 shows all")
+    if not found.matching:
+        say("no entries")
     if found.unreadable:
         say(f"{found.unreadable:,} more cannot be read: see `aiopromptcache doctor`")
 

@@ -61,7 +61,7 @@ class Requests:
             try:
                 await self._answer(line)
             except Exception as error:
-                self._note(line, reason_of(error))
+                self._note(line, self._reason(error))
                 raise
             tally = current.get()
             if tally is not None and tally.stale:
@@ -70,6 +70,12 @@ class Requests:
                 self._note(line, "answered, and not stored: cut off, refused, or not cacheable")
 
         return call
+
+    def _reason(self, error: Exception) -> str:
+        reason = reason_of(error)
+        if reason == "APIConnectionError":
+            return f"cannot reach the API at {self._client.base_url.host}"
+        return "the API did not answer in time" if reason == "APITimeoutError" else reason
 
     async def _answer(self, line: Line) -> None:
         from .._openai import call_of

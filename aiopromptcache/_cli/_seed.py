@@ -8,6 +8,9 @@ from .._entry import Entry
 from ..tiers._base import Claim, Lease
 from ._session import Session
 
+NEWER = 1.0
+"""Seconds: the server's clock is read with less accuracy than an entry's time."""
+
 
 class Seeding:
     """Entries of a file on their way into a namespace."""
@@ -65,4 +68,4 @@ def _is_older(claim: Claim, entry: Entry) -> bool:
     """Is what is there older, or cannot be read?"""
     if claim.entry is None:
         return bool(claim.mark)
-    return claim.entry.stored_at < entry.stored_at
+    return claim.entry.stored_at + NEWER < entry.stored_at

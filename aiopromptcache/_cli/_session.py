@@ -76,6 +76,13 @@ class Session:
         async with asyncio.timeout(self.settings.patience):
             return await work
 
+    async def info(self, *section: str) -> list[dict[str, Any]]:
+        """INFO of the server, or of each master of a cluster."""
+        if not self.tier._link.clustered:
+            return [await self.within(self.client.info(*section))]
+        reply = await self.within(self.client.info(*section, target_nodes="primaries"))
+        return list(reply.values())
+
     async def rows(self) -> AsyncGenerator[Row | None]:
         """What the namespace holds, in no order; None for each record that cannot be read."""
         async with aclosing(self.tier.entries(self.slots[:-1])) as batches:

@@ -149,10 +149,9 @@ async def _look(session: Session) -> tuple[Holdings, dict[str, Any]]:
 async def server_facts(session: Session) -> dict[str, Any]:
     """What the server says of itself; of a cluster its nodes together. Empty where it may not."""
     try:
-        reply = await session.within(session.client.info())
+        nodes = await session.info()
     except ResponseError:
         return {}
-    nodes = [reply] if "used_memory" in reply else list(reply.values())
     first = nodes[0]
     return {
         "kind": "valkey" if "valkey_version" in first else "redis",

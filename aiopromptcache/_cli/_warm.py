@@ -164,7 +164,7 @@ def _outcome(
     session: Session, requests: Requests, report: WarmReport, interrupted: bool
 ) -> Outcome:
     outage = requests.stopped and not interrupted
-    return Outcome(report, requests.failed, requests.failures, interrupted, outage)
+    return Outcome(report, requests.failed, sorted(requests.failures), interrupted, outage)
 
 
 @contextmanager
