@@ -81,8 +81,12 @@ def clear(settings: Settings, yes: bool) -> None:
     _report(settings, run(settings, work()))
 
 
+def _at_a_terminal() -> bool:
+    return sys.stdin.isatty()
+
+
 def _ask(settings: Settings) -> None:
-    if not sys.stdin.isatty():
+    if not _at_a_terminal():
         raise ToolError("clear: there is no terminal to ask at; --yes clears without asking")
     place = place_of(settings.where)
     question = f"Remove everything from namespace {settings.room!r} at {place}?"
