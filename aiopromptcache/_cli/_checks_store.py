@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from typing import Any
 
 from redis.exceptions import NoPermissionError, ResponseError
@@ -81,24 +81,29 @@ async def storing(session: Session, app_timeout: float) -> Sequence[Finding]:
     """Store, read and remove a probe, and hear of it as another process would."""
     slot = _probe_slot(session)
     entry = Entry(Kind.JSON, b"1", stored_at=session.clock(), ttl=60.0)
+    try:
+        await session.within(session.tier.set({slot: entry}))
+        found = await session.within(session.tier.get([slot]))
+        await _heard(session, slot)
+    except Refused as error:
+        advice = "Give it memory, or see `memory` above; until then answers are read, not stored."
+        return [Finding("storing", "failure", f"it takes no writes: {error}", advice)]
+    if slot not in found or found[slot].payload != b"1":
+        return [Finding("storing", "failure", "what was stored did not come back")]
+    return [Finding("storing", "ok", "stores, reads, and tells other processes")]
+
+
+async def _heard(session: Session, slot: str) -> None:
+    """Remove the probe, and wait for the word of it."""
     heard: asyncio.Queue[News] = asyncio.Queue()
     listener = asyncio.create_task(session.tier.listen(session.slots[:-1], "", heard.put))
     try:
         await _until(session, listener, heard, "listening")
-        await session.within(session.tier.set({slot: entry}))
-        found = await session.within(session.tier.get([slot]))
+        await session.within(session.tier.delete([slot]))
         await _until(session, listener, heard, "dropped")
-    except Refused as error:
-        advice = "Give it memory, or see `memory` above; until then answers are read, not stored."
-        return [Finding("storing", "failure", f"it takes no writes: {error}", advice)]
     finally:
         listener.cancel()
         await asyncio.wait([listener])
-        with suppress(Refused, ResponseError):
-            await session.within(session.tier.delete([slot]))
-    if slot not in found or found[slot].payload != b"1":
-        return [Finding("storing", "failure", "what was stored did not come back")]
-    return [Finding("storing", "ok", "stores, reads, and tells other processes")]
 
 
 async def _until(

@@ -30,7 +30,7 @@ aiopromptcache warm questions.jsonl --base-url http://localhost:8000/v1
 
 A line is a request: the arguments of chat.completions.create, or a line of an OpenAI batch file.
 {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}
-{"custom_id": "1", "method": "POST", "url": "/v1/embeddings", "body": {"model": "m", "input": "Hi"}}
+{"method": "POST", "url": "/v1/embeddings", "body": {"model": "m", "input": "Hi"}}
 """
 SHOWN = 20
 """Failures that people are shown."""

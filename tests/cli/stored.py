@@ -71,11 +71,19 @@ def filled(url: Any, base_url: str, **options: Any) -> None:
     asyncio.run(fill(url, base_url, **options))
 
 
-def put(url: str, key: str, *, age: float = 0.0, payload: bytes = b"1", **fields: Any) -> None:
+def put(
+    url: str,
+    key: str,
+    *,
+    age: float = 0.0,
+    payload: bytes = b"1",
+    encryption_key: str | None = None,
+    **fields: Any,
+) -> None:
     """One entry of such an age."""
 
     async def store() -> None:
-        tier = RedisTier(url, timeout=5)
+        tier = RedisTier(url, timeout=5, encryption_key=encryption_key)
         async with PromptCache(tier):  # which attaches it
             entry = Entry(Kind.JSON, payload, stored_at=time.time() - age, **fields)
             await tier.set({f"default:{key}": entry})
