@@ -141,6 +141,7 @@ class Batches:
         flight.kept = True
         for entry in fetched.entries.values():
             entry.cost = took
+            engine.ledger.spent(entry)
         if not fetched.storable or not keeps(ask.policy):
             return fetched
         entries = fetched.entries.items()

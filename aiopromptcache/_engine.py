@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
@@ -20,13 +20,14 @@ from ._events import Hook
 from ._flights import Flight, FlightLost, Flights, OutOfPatience
 from ._ledger import Ledger
 from ._policy import Policy, Verdict, decide, due_early, refused_as
+from ._prices import Price
 from ._refresh import Refreshes, replaces
 from ._relay import Relays
 from ._similar import Similar
 from ._status import LiveStatus
 from ._storage import Found, Storage
 from ._streams import Reader, read_live
-from ._tally import note_paid, note_stale
+from ._tally import note_stale
 from .tiers._base import Lease, Tier
 
 T = TypeVar("T")
@@ -46,9 +47,10 @@ class Engine:
         namespace: str,
         hooks: Iterable[Hook],
         clock: Callable[[], float],
+        prices: Mapping[str, Price],
         similarity: Any = None,
     ) -> None:
-        self.ledger = Ledger(namespace, hooks, clock)
+        self.ledger = Ledger(namespace, hooks, clock, prices)
         self.flights: Flights[Any] = Flights()
         self.storage = Storage(tiers, self.ledger, self.flights)
         self.relays = Relays(self.flights, self.storage.shared, clock)
@@ -375,6 +377,7 @@ class Engine:
     async def _load(self, ask: Ask) -> Loaded:
         loaded, took = await self.paid(ask, ask.load)
         loaded.entry.cost = took
+        self.ledger.spent(loaded.entry)
         return loaded
 
     async def paid(self, ask: Ask, load: Callable[[], Awaitable[T]]) -> tuple[T, float]:
@@ -399,11 +402,11 @@ class Engine:
             return self.offer(ask, found) or self.hit(ask.key, entry, landed.tier)
         leader = leader and not landed.waited
         self.ledger.count_request(leader=leader)
-        if not leader and entry.usage is not None:
-            self.stats.tokens_saved.add(entry.usage)
+        if not leader:
+            self.ledger.saved(entry)
         self.tell("miss" if leader else "collapsed", ask, entry=entry)
         if leader:
-            note_paid(stored=landed.stored, usage=entry.usage)
+            self.ledger.paid(entry, stored=landed.stored)
         fwd = "request" if ask.policy.no_cache else ask.fwd if leader else "miss"
         ttl = entry.ttl if landed.stored or landed.waited else None
         if ttl is not None and landed.waited:
@@ -427,10 +430,10 @@ class Engine:
                 status.arguments = (ask.key, False, None, None, ttl, fwd, not leader, stored)
             if leader:
                 if landed is not None and entry is not None:
-                    note_paid(stored=landed.stored, usage=entry.usage)
+                    self.ledger.paid(entry, stored=landed.stored)
             else:
-                if whole and entry is not None and entry.usage is not None:
-                    self.stats.tokens_saved.add(entry.usage)
+                if whole and entry is not None:
+                    self.ledger.saved(entry)
                 self.tell("collapsed", ask, **({} if entry is None else {"entry": entry}))
 
         reader.on_end = ended

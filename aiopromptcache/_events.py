@@ -40,6 +40,9 @@ class CacheEvent:
     age: float | None = None
     """Seconds since the entry was stored."""
     usage: Usage | None = None
+    """Tokens that the answer was billed for."""
+    cost: float | None = None
+    """US dollars that it was billed, or that a hit saved; None where its price is not known."""
     error: BaseException | None = None
     asked_key: str | None = None
     """Of "similar": the key of the question that was asked; `key` is the answer's."""

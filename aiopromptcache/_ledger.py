@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ._entry import Entry
 from ._errors import ConfigurationError
 from ._events import CacheEvent, Dispatcher, Hook
+from ._prices import Price, Prices
 from ._stats import Stats
-from ._tally import note_hit, note_request
+from ._tally import note_hit, note_paid, note_request
 from .tiers._base import Notice
 
 
 class Ledger:
     """Everything that happens in a cache is written here once: counted, and told if heard."""
 
-    def __init__(self, namespace: str, hooks: Iterable[Hook], clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        hooks: Iterable[Hook],
+        clock: Callable[[], float],
+        prices: Mapping[str, Price],
+    ) -> None:
         if not isinstance(namespace, str) or not namespace:
             raise ConfigurationError(f"namespace={namespace!r}: expected a str that is not empty")
         if not callable(clock):
             raise ConfigurationError(f"clock={clock!r}: expected a callable that gives seconds")
         self.namespace = namespace
         self.clock = clock
+        self.prices = Prices(prices)
         self.stats = Stats()
         self.events = Dispatcher(hooks, self.stats)
 
@@ -31,8 +39,14 @@ class Ledger:
         if not self.events.active:
             return
         if entry is not None:
-            known = {"endpoint": entry.endpoint, "model": entry.model, "size": entry.size}
-            fields = {**known, "usage": entry.usage, **fields}
+            known: dict[str, Any] = {
+                "endpoint": entry.endpoint,
+                "model": entry.model,
+                "size": entry.size,
+            }
+            if "usage" not in fields:
+                known |= {"usage": entry.usage, "cost": self.prices.of(entry)}
+            fields = {**known, **fields}
         self.events.emit(CacheEvent(kind=kind, namespace=self.namespace, **fields))
 
     def hit(
@@ -44,8 +58,7 @@ class Ledger:
         stats.requests += 1
         stats.hits += 1
         stats.hits_by_tier[tier] = stats.hits_by_tier.get(tier, 0) + 1
-        if (usage := entry.usage) is not None:
-            stats.tokens_saved.add(usage)
+        self.saved(entry)
         age = entry.age(self.clock())
         stale = entry.ttl is not None and age >= entry.ttl
         stats.stale += stale
@@ -54,9 +67,25 @@ class Ledger:
             self.tell(kind, entry=entry, key=key, tier=tier, age=age, **(similar or {}))
         return age
 
+    def saved(self, entry: Entry) -> None:
+        """An answer was given that no upstream call of this caller's was made for."""
+        if entry.endpoint is not None:
+            row = self.stats.of_model(entry.endpoint, entry.model)
+            row.saved.add(entry.usage, self.prices.of(entry))
+
+    def spent(self, entry: Entry) -> None:
+        """An upstream call has brought an answer."""
+        if entry.endpoint is not None:
+            row = self.stats.of_model(entry.endpoint, entry.model)
+            row.spent.add(entry.usage, self.prices.of(entry))
+
+    def paid(self, entry: Entry, *, stored: bool) -> None:
+        """The caller whose upstream call it was has the answer."""
+        note_paid(stored=stored, usage=entry.usage, cost=self.prices.of(entry))
+
     def count_hit(self, key: str, entry: Entry, tier: str) -> None:
         """Count a hit for which nobody wants a status."""
-        if self.events.active or entry.usage is not None:
+        if self.events.active or entry.endpoint is not None:
             self.hit(key, entry, tier)
             return
         note_hit()

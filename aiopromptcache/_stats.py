@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -15,12 +16,58 @@ class TokenCount:
     prompt: int = 0
     completion: int = 0
     total: int = 0
+    cached: int = 0
+    """Those of the prompts that the provider had in a cache of its own."""
 
-    def add(self, usage: Usage) -> None:
+    def add(self, usage: Usage | TokenCount) -> None:
         """Count one answer more."""
         self.prompt += usage.prompt
         self.completion += usage.completion
         self.total += usage.total
+        self.cached += usage.cached
+
+
+@dataclass(slots=True)
+class Money:
+    """What answers were billed: their tokens, and US dollars where the price is known."""
+
+    tokens: TokenCount = field(default_factory=TokenCount)
+    cost: float | None = None
+    """Dollars, as far as prices are known; None where there are answers and none is known."""
+    unpriced: int = 0
+    """Answers whose price is not known. They are not in `cost`."""
+
+    def add(self, usage: Usage | None, price: float | None) -> None:
+        """Count one answer more."""
+        if usage is not None:
+            self.tokens.add(usage)
+        if price is None:
+            self.unpriced += 1
+        else:
+            self.cost = price + (self.cost or 0.0)
+
+    def merge(self, other: Money) -> None:
+        """Count what another has counted."""
+        self.tokens.add(other.tokens)
+        self.unpriced += other.unpriced
+        if other.cost is not None:
+            self.cost = other.cost + (self.cost or 0.0)
+
+
+@dataclass(slots=True)
+class ModelStats:
+    """One model at one endpoint."""
+
+    endpoint: str
+    model: str
+    saved: Money = field(default_factory=Money)
+    """What hits and collapsed calls would have been billed."""
+    spent: Money = field(default_factory=Money)
+    """What upstream calls were billed."""
+
+
+MODELS = 500
+"""Models that are counted each by its own name; the others together, as "other"."""
 
 
 class Estimate(Protocol):
@@ -67,14 +114,54 @@ class Stats:
     dropped_events: int = 0
     """Events that a hook was too slow for."""
     hits_by_tier: dict[str, int] = field(default_factory=dict)
-    tokens_saved: TokenCount = field(default_factory=TokenCount)
-    """What hits and collapsed calls would have been billed."""
-    cost_saved: float | None = None
-    """Money saved, where the price of every model involved is known; None otherwise."""
+    by_model: dict[tuple[str, str], ModelStats] = field(default_factory=dict)
+    """Tokens and money by endpoint and model, as the calls name them."""
     similar_hits: int = 0
     """Hits that answered a question in other words."""
     similarity: Estimate | None = None
     """What is known of their quality; None without similarity."""
+
+    def of_model(self, endpoint: str, model: str | None) -> ModelStats:
+        """The counters of one model at one endpoint, to be counted on."""
+        key = endpoint, model or "unknown"
+        found = self.by_model.get(key)
+        if found is None:
+            if len(self.by_model) >= MODELS:
+                key = endpoint, "other"
+            found = self.by_model.setdefault(key, ModelStats(*key))
+        return found
+
+    @property
+    def saved(self) -> Money:
+        """What hits and collapsed calls would have been billed, over all models."""
+        return _sum(row.saved for row in self.by_model.values())
+
+    @property
+    def spent(self) -> Money:
+        """What upstream calls were billed, over all models."""
+        return _sum(row.spent for row in self.by_model.values())
+
+    @property
+    def tokens_saved(self) -> TokenCount:
+        """Tokens that hits and collapsed calls would have been billed."""
+        return self.saved.tokens
+
+    @property
+    def tokens_spent(self) -> TokenCount:
+        """Tokens that upstream calls were billed."""
+        return self.spent.tokens
+
+    @property
+    def cost_saved(self) -> float | None:
+        """US dollars that hits and collapsed calls would have cost, as far as prices are known;
+        None where nothing was saved, or no price is known.
+        """
+        return self.saved.cost
+
+    @property
+    def cost_spent(self) -> float | None:
+        """US dollars that upstream calls cost, as far as prices are known."""
+        return self.spent.cost
 
     @property
     def hit_rate(self) -> float:
@@ -107,12 +194,13 @@ class Stats:
             name: getattr(self, name) for name in self.__slots__ if name not in _APART
         }
         counters["hits_by_tier"] = dict(self.hits_by_tier)
-        tokens = self.tokens_saved
-        counters["tokens_saved"] = {
-            "prompt": tokens.prompt,
-            "completion": tokens.completion,
-            "total": tokens.total,
-        }
+        counters |= _plain("saved", self.saved) | _plain("spent", self.spent)
+        counters["by_model"] = [
+            {"endpoint": row.endpoint, "model": row.model}
+            | _plain("saved", row.saved)
+            | _plain("spent", row.spent)
+            for row in self.by_model.values()
+        ]
         counters["hit_rate"] = self.hit_rate
         if self.similarity is not None:
             counters.update({name: getattr(self, name) for name in _OF_SIMILAR})
@@ -120,7 +208,7 @@ class Stats:
 
     def __str__(self) -> str:
         tiers = ", ".join(f"{tier} {count:,}" for tier, count in self.hits_by_tier.items())
-        saved = "unknown" if self.cost_saved is None else f"{self.cost_saved:,.4f}"
+        saved, spent = self.saved, self.spent
         rows = [
             ("requests", f"{self.requests:,}"),
             ("hits", f"{self.hits:,} ({self.hit_rate:.1%})" + (f": {tiers}" if tiers else "")),
@@ -132,8 +220,10 @@ class Stats:
             ("upstream calls", f"{self.upstream_calls:,}"),
             ("errors", f"{self.errors:,}"),
             ("evictions", f"{self.evictions:,}"),
-            ("tokens saved", f"{self.tokens_saved.total:,}"),
-            ("cost saved", saved),
+            ("tokens saved", f"{saved.tokens.total:,}"),
+            ("cost saved", _dollars(saved)),
+            ("tokens spent", f"{spent.tokens.total:,}"),
+            ("cost spent", _dollars(spent)),
         ]
         if self.similarity is not None:
             rows.append(("similar hits", self._similar_row()))
@@ -154,4 +244,26 @@ _OF_SIMILAR = (
     "false_hit_bound",
     "similarity_threshold",
 )
-_APART = frozenset({"tokens_saved", "similarity", *_OF_SIMILAR})
+_APART = frozenset({"by_model", "similarity", *_OF_SIMILAR})
+
+
+def _sum(parts: Iterable[Money]) -> Money:
+    whole = Money()
+    for part in parts:
+        whole.merge(part)
+    return whole
+
+
+def _plain(name: str, money: Money) -> dict[str, Any]:
+    tokens = money.tokens
+    counts = {part: getattr(tokens, part) for part in tokens.__slots__}
+    return {
+        f"tokens_{name}": counts,
+        f"cost_{name}": money.cost,
+        f"unpriced_{name}": money.unpriced,
+    }
+
+
+def _dollars(money: Money) -> str:
+    known = "unknown" if money.cost is None else f"${money.cost:,.4f}"
+    return f"{known}, and {money.unpriced:,} answers without a price" if money.unpriced else known

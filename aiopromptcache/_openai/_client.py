@@ -141,7 +141,7 @@ class _Call:
         stats.bypassed += 1
         note_bypass()
         stats.upstream_calls += 1
-        note_paid(stored=False, usage=None)
+        note_paid(stored=False, usage=None, cost=None)
         return await self._deliver(await self._ask_upstream(), ("", *_MISS[:4], "bypass"))
 
     async def _ask_upstream(self, options: FinalRequestOptions | None = None) -> Reply:
@@ -242,7 +242,7 @@ class _Call:
         extra, wanted = (reply, body, parsed), every if slots is None else slots
         taken = take_apart(body, parsed, [inputs[slot] for slot in wanted])
         if taken is not None:
-            entries = self._binding.item_entries(call, reply.response, taken)
+            entries = self._binding.item_entries(call, reply.response, parsed, taken)
             return Fetched(dict(zip(wanted, entries, strict=True)), storable, extra)
         if slots is not None:
             return Fetched({}, storable, extra)

@@ -17,14 +17,13 @@ import orjson
 from .._ask import Answer, Ask, Landed
 from .._batches import Batch, Fetched
 from .._engine import Engine
-from .._entry import Entry, Kind, Usage
+from .._entry import Entry, Kind, total
 from .._errors import NotCached
 from .._flights import FlightLost, OutOfPatience
 from .._keys import canonical
 from .._policy import Verdict, decide, refused_as
 from .._refresh import replaces
 from .._storage import Found
-from .._tally import note_paid
 from ._endpoints import Body
 from ._vectors import is_item
 
@@ -332,12 +331,12 @@ class Gathering:
         engine.ledger.count_request(leader=leader)
         billed = {slot for fetched in self._paid for slot in fetched.entries}
         free = [self._entry(slot) for slot in self._items.slots if slot not in billed]
-        if free and (saved := _usage(free)) is not None:
-            engine.stats.tokens_saved.add(saved)
+        if free:
+            engine.ledger.saved(summary(free, engine.clock()))
         brought = summary(list(self._brought.values()), engine.clock())
         for fetched in self._paid:
-            usage = _usage(list(fetched.entries.values()))
-            note_paid(stored=fetched.stored >= fetched.entries.keys(), usage=usage)
+            whole = summary(list(fetched.entries.values()), engine.clock())
+            engine.ledger.paid(whole, stored=fetched.stored >= fetched.entries.keys())
         engine.tell("miss" if leader else "collapsed", ask, entry=brought)
         stored = self._stored >= self._brought.keys()
         fwd = ("request" if ask.policy.no_cache else ask.fwd) if leader else "miss"
@@ -402,13 +401,6 @@ def summary(entries: Sequence[Entry], now: float) -> Entry:
         cost=max(entry.cost for entry in entries),
         endpoint=first.endpoint,
         model=first.model,
-        usage=_usage(entries),
+        billed=first.billed,
+        usage=total(entry.usage for entry in entries),
     )
-
-
-def _usage(entries: Sequence[Entry]) -> Usage | None:
-    prompt = total = 0
-    for entry in entries:
-        if (usage := entry.usage) is not None:
-            prompt, total = prompt + usage.prompt, total + usage.total
-    return Usage(prompt, 0, total) if total else None
