@@ -5,14 +5,16 @@ from __future__ import annotations
 import heapq
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from typing import Any, NamedTuple
 
 import click
 
 from .._ask import SIDE
+from .._prices import Price
 from ._find import resolved
+from ._money import money_text, priced
 from ._options import Command, Settings, common
 from ._output import clean, console, emit, facts, say, size_text, span_text, table
 from ._output import described as or_dash
@@ -30,6 +32,7 @@ _SORTS: dict[str, Callable[[dict[str, Any]], Any]] = {
     "largest": lambda row: row["bytes"],
     "ttl": lambda row: -(float("inf") if row["ttl"] is None else row["ttl"]),
     "tokens": lambda row: (row["usage"] or {"total": -1})["total"],
+    "cost": lambda row: -1.0 if row["cost"] is None else row["cost"],
 }
 """What comes first has most of it."""
 
@@ -66,22 +69,30 @@ class Listing(NamedTuple):
     metavar="N",
     help="How many are shown: 50. 0: all.",
 )
+@priced
 @common
 @click.pass_obj
-def ls(settings: Settings, /, sort: str, limit: int, **fields: Any) -> None:
-    """List entries: key, model, endpoint, age, ttl, size, tags. Never what is in them.
+def ls(
+    settings: Settings,
+    /,
+    sort: str,
+    limit: int,
+    prices: tuple[tuple[str, Price], ...],
+    **fields: Any,
+) -> None:
+    """List entries: key, model, endpoint, age, ttl, size, cost, tags. Never what is in them.
 
     A ttl below 0 is that of a stale entry. On a terminal keys are shortened as in git.
     """
-    found = run(settings, _list(settings, Filter(**fields), _SORTS[sort], limit))
+    found = run(settings, _list(settings, dict(prices), Filter(**fields), _SORTS[sort], limit))
     if settings.json:
         emit({"entries": found.shown, "matching": found.matching, "unreadable": found.unreadable})
         return
     console().print(
         table(
-            ["key", "model", "endpoint", "age", "ttl", "size", "tokens", "tags"],
+            ["key", "model", "endpoint", "age", "ttl", "size", "tokens", "cost", "tags"],
             [_line(row) for row in found.shown],
-            right="age ttl size tokens",
+            right="age ttl size tokens cost",
         )
     )
     if found.matching > len(found.shown):
@@ -93,12 +104,16 @@ def ls(settings: Settings, /, sort: str, limit: int, **fields: Any) -> None:
 
 
 async def _list(
-    settings: Settings, wanted: Filter, rank: Callable[[dict[str, Any]], Any], limit: int
+    settings: Settings,
+    prices: Mapping[str, Price],
+    wanted: Filter,
+    rank: Callable[[dict[str, Any]], Any],
+    limit: int,
 ) -> Listing:
     """Only what is shown is kept in memory."""
     best: list[tuple[Any, int, dict[str, Any]]] = []
     matching = unreadable = 0
-    async with opened(settings) as session, aclosing(session.rows()) as rows:
+    async with opened(settings, prices=prices) as session, aclosing(session.rows()) as rows:
         now = session.clock()
         async for row in rows:
             if row is None:
@@ -126,6 +141,7 @@ def _line(row: dict[str, Any]) -> tuple[object, ...]:
         span_text(row["ttl"]),
         size_text(row["bytes"]),
         f"{row['usage']['total']:,}" if row["usage"] else "-",
+        "-" if row["cost"] is None else money_text(row["cost"]),
         ",".join(row["tags"]),
     )
 
@@ -133,14 +149,15 @@ def _line(row: dict[str, Any]) -> tuple[object, ...]:
 @click.command(cls=Command, examples=SHOW_EXAMPLES)
 @click.argument("key")
 @click.option("--reveal", is_flag=True, help="Show the answer too. It may be confidential.")
+@priced
 @common
 @click.pass_obj
-def show(settings: Settings, key: str, reveal: bool) -> None:
+def show(settings: Settings, key: str, reveal: bool, prices: tuple[tuple[str, Price], ...]) -> None:
     """Show all about the entry of KEY: a key of `ls`, of a status or of your own.
 
     The beginning of a key will do where it has 4 characters or more and is not that of several.
     """
-    for row, now in run(settings, _find(settings, key)):
+    for row, now in run(settings, _find(settings, dict(prices), key)):
         about = described(row, now)
         if settings.json:
             emit(about | ({"answer": revealed(row.entry)} if reveal else {}))
@@ -152,13 +169,18 @@ def show(settings: Settings, key: str, reveal: bool) -> None:
                 sys.stdout.write(clean(answer["text"], keep="\n\t") + "\n")
 
 
-async def _find(settings: Settings, key: str) -> list[tuple[Row, float]]:
+async def _find(
+    settings: Settings, prices: Mapping[str, Price], key: str
+) -> list[tuple[Row, float]]:
     """The entry, and its stream where there is one that differs."""
-    async with opened(settings) as session:
+    async with opened(settings, prices=prices) as session:
         [whole] = await resolved(session, [key])
         found = await session.find([whole, whole + SIDE])
         now = session.clock()
-        return [(Row(one, entry, await _kept(session, one)), now) for one, entry in found.items()]
+        return [
+            (session.row(one, entry, await _kept(session, one)), now)
+            for one, entry in found.items()
+        ]
 
 
 async def _kept(session: Session, key: str) -> int:
@@ -183,6 +205,7 @@ def _print(about: dict[str, Any]) -> None:
                 ("size", f"{size_text(about['bytes'])}, {size_text(about['stored_bytes'])} kept"),
                 ("tags", ", ".join(about["tags"]) or None),
                 ("tokens", usage and ", ".join(f"{v:,} {k}" for k, v in usage.items())),
+                ("cost", None if about["cost"] is None else money_text(about["cost"])),
             ]
         )
     )

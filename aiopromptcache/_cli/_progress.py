@@ -16,11 +16,12 @@ from rich.progress import (
 from rich.progress import Progress as Bar
 
 from .._warm import WarmReport
+from ._money import money_text
 from ._output import messages
 
 
 class Progress:
-    """A bar with rate, time left, tokens and failures so far, on stderr."""
+    """A bar with rate, time left, cost and failures so far, on stderr."""
 
     def __init__(self, total: int | None, wanted: bool) -> None:
         self._bar = Bar(
@@ -57,6 +58,8 @@ class Progress:
             said.append(f"{report.failed + report.unstored:,} not warm")
         if report.usage.total:
             said.append(f"{report.usage.total:,} tokens")
+        if report.cost is not None:
+            said.append(money_text(report.cost))
         self._bar.update(
             self._task,
             completed=report.total,

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from .._entry import Entry
+from ._money import dollars
 from ._output import rounded
 from ._session import Row
 
@@ -44,6 +45,7 @@ def described(row: Row, now: float) -> dict[str, Any]:
         "stored_bytes": row.size,
         "tags": list(entry.tags),
         "usage": None if usage is None else usage._asdict(),
+        "cost": dollars(row.cost),
     }
 
 

@@ -5,7 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Mapping,
+    Sequence,
+)
 from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
 
@@ -13,6 +21,7 @@ from .._cache import PromptCache
 from .._entry import Entry
 from .._events import CacheEvent
 from .._policy import Policy
+from .._prices import Price
 from ..tiers._redis import RedisTier
 from ._errors import ToolError, explained, place_of
 from ._options import Settings
@@ -30,12 +39,20 @@ class Row(NamedTuple):
     entry: Entry
     size: int
     """Bytes of the record on the server."""
+    cost: float | None
+    """US dollars that it was billed, where its price is known."""
 
 
 class Session:
     """The cache that the settings mean, its tier, and a plain client beside it."""
 
-    def __init__(self, settings: Settings, client: Any, policy: Policy | None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        client: Any,
+        policy: Policy | None = None,
+        prices: Mapping[str, Price] | None = None,
+    ) -> None:
         self.settings = settings
         self.client = client
         self.faults: list[BaseException] = []
@@ -49,7 +66,11 @@ class Session:
         )
         self.tier.bulk_timeout = BULK_SECONDS
         self.cache = PromptCache(
-            self.tier, policy=policy, namespace=settings.room, hooks=[self._heard]
+            self.tier,
+            policy=policy,
+            namespace=settings.room,
+            hooks=[self._heard],
+            prices=prices or {},
         )
         self.clock = self.cache._engine.clock
         self.slots = self.cache._engine.prefix
@@ -91,7 +112,11 @@ class Session:
                     if found.slot is None or found.entry is None:
                         yield None
                     elif found.entry.expires_at > self.clock():
-                        yield Row(found.slot[len(self.slots) :], found.entry, found.size)
+                        yield self.row(found.slot[len(self.slots) :], found.entry, found.size)
+
+    def row(self, key: str, entry: Entry, size: int) -> Row:
+        """An entry with its price."""
+        return Row(key, entry, size, self.cache._engine.ledger.prices.of(entry))
 
     async def find(self, keys: Sequence[str]) -> dict[str, Entry]:
         """Entries of exactly these keys."""
@@ -101,11 +126,15 @@ class Session:
 
 
 @asynccontextmanager
-async def opened(settings: Settings, policy: Policy | None = None) -> AsyncIterator[Session]:
+async def opened(
+    settings: Settings,
+    policy: Policy | None = None,
+    prices: Mapping[str, Price] | None = None,
+) -> AsyncIterator[Session]:
     """The session; what it opened is closed in the end. Raises what is wrong with the server."""
     client = await connected(settings)
     try:
-        session = Session(settings, client, policy)
+        session = Session(settings, client, policy, prices)
         try:
             yield session
         finally:

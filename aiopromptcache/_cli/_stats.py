@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +14,11 @@ from redis.exceptions import ResponseError
 from rich.console import Group, RenderableType
 from rich.live import Live
 
-from .._entry import Usage
+from .._entry import Usage, total
+from .._prices import Price
+from .._warm import NOTHING
 from ._errors import place_of
+from ._money import added, dollars, money_text, priced
 from ._options import Command, Settings, common
 from ._output import (
     console,
@@ -47,7 +50,9 @@ class Share:
     bytes: int = 0
     stored_bytes: int = 0
     stale: int = 0
-    usage: Usage = field(default_factory=lambda: Usage(0, 0, 0))
+    usage: Usage = NOTHING
+    cost: float | None = None
+    """US dollars that its answers were billed, as far as prices are known."""
 
     def add(self, row: Row, now: float) -> None:
         """Count an entry."""
@@ -57,7 +62,8 @@ class Share:
         self.stored_bytes += row.size
         self.stale += is_stale(entry, now)
         if entry.usage is not None:
-            self.usage = Usage(*map(sum, zip(self.usage, entry.usage, strict=True)))
+            self.usage = total([self.usage, entry.usage]) or NOTHING
+        self.cost = added([self.cost, row.cost])
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -68,6 +74,7 @@ class Share:
             "bytes": self.bytes,
             "stored_bytes": self.stored_bytes,
             "tokens": self.usage._asdict(),
+            "cost": dollars(self.cost),
         }
 
 
@@ -106,19 +113,21 @@ class Holdings:
     metavar="[=SECONDS]",
     help="Again and again, every 2 seconds or as given, until Ctrl-C. With --json a line each.",
 )
+@priced
 @common
 @click.pass_obj
-def stats(settings: Settings, watch: float | None) -> None:
-    """Show what the cache holds: entries, bytes, models, tokens; and the server's memory.
+def stats(settings: Settings, watch: float | None, prices: tuple[tuple[str, Price], ...]) -> None:
+    """Show what the cache holds: entries, bytes, models, tokens, money; and the server's memory.
 
     Every record of the namespace is read for it, in batches: on millions of entries that takes
     a while, and does not hold up the server.
     """
-    run(settings, _watch(settings, watch) if watch else _once(settings))
+    table = dict(prices)
+    run(settings, _watch(settings, table, watch) if watch else _once(settings, table))
 
 
-async def _once(settings: Settings) -> None:
-    async with opened(settings) as session:
+async def _once(settings: Settings, prices: Mapping[str, Price]) -> None:
+    async with opened(settings, prices=prices) as session:
         holdings, server = await _look(session)
         if settings.json:
             emit(_as_dict(settings, holdings, server))
@@ -126,8 +135,8 @@ async def _once(settings: Settings) -> None:
             console().print(_rendered(settings, holdings, server))
 
 
-async def _watch(settings: Settings, seconds: float) -> None:
-    async with opened(settings) as session:
+async def _watch(settings: Settings, prices: Mapping[str, Price], seconds: float) -> None:
+    async with opened(settings, prices=prices) as session:
         if settings.json or not sys.stdout.isatty():
             while True:
                 emit(_as_dict(settings, *await _look(session)))
@@ -190,17 +199,18 @@ def _rendered(settings: Settings, holdings: Holdings, server: dict[str, Any]) ->
 def _summary(
     settings: Settings, holdings: Holdings, server: dict[str, Any]
 ) -> list[tuple[str, object]]:
-    total, ages = holdings.total, holdings.ages
-    state = f" ({total.entries - total.stale:,} fresh, {total.stale:,} stale)"
-    tokens = f"{total.usage.total:,} that answers were billed for"
+    whole, ages = holdings.total, holdings.ages
+    state = f" ({whole.entries - whole.stale:,} fresh, {whole.stale:,} stale)"
+    tokens = f"{whole.usage.total:,} that answers were billed for"
     unreadable = f"{count_text(holdings.unreadable, 'record')}: see `aiopromptcache doctor`"
     return [
         ("cache", f"namespace {settings.room}, prefix {settings.beginning}"),
         ("server", _server_text(settings, server)),
-        ("entries", f"{total.entries:,}{state if total.entries else ''}"),
+        ("entries", f"{whole.entries:,}{state if whole.entries else ''}"),
         ("unreadable", unreadable if holdings.unreadable else None),
-        ("size", f"{size_text(total.bytes)}, {size_text(total.stored_bytes)} as it is kept"),
-        ("tokens", tokens if total.usage.total else None),
+        ("size", f"{size_text(whole.bytes)}, {size_text(whole.stored_bytes)} as it is kept"),
+        ("tokens", tokens if whole.usage.total else None),
+        ("money", None if whole.cost is None else f"{money_text(whole.cost)} that they cost"),
         ("age", f"{span_text(ages[0])} to {span_text(ages[1])}" if ages else None),
     ]
 
@@ -218,7 +228,7 @@ def _server_text(settings: Settings, server: dict[str, Any]) -> str:
 
 def _by_model(holdings: Holdings) -> RenderableType:
     return table(
-        ["model", "endpoint", "entries", "stale", "size", "tokens"],
+        ["model", "endpoint", "entries", "stale", "size", "tokens", "cost"],
         [
             (
                 described(model),
@@ -227,8 +237,9 @@ def _by_model(holdings: Holdings) -> RenderableType:
                 f"{share.stale:,}",
                 size_text(share.bytes),
                 f"{share.usage.total:,}" if share.usage.total else "-",
+                "-" if share.cost is None else money_text(share.cost),
             )
             for (model, endpoint), share in holdings.largest_first
         ],
-        right="entries stale size tokens",
+        right="entries stale size tokens cost",
     )

@@ -7,15 +7,17 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, contextmanager, suppress
 from typing import Any, NamedTuple
 
 import click
 
 from .._policy import Policy
+from .._prices import Price
 from .._warm import WarmReport
 from ._errors import FAILED, INTERRUPTED, ToolError
 from ._lines import Lines, count_lines, open_input
+from ._money import dollars, money_text, priced
 from ._options import Command, Settings, common
 from ._output import count_text, emit, say
 from ._progress import Progress
@@ -90,6 +92,7 @@ class Outcome(NamedTuple):
 )
 @click.option("--tag", "tags", multiple=True, metavar="TAG", help="Store it with the tag.")
 @click.option("--partition", default="", metavar="NAME", help="As in Policy(partition=…).")
+@priced
 @common
 @click.pass_obj
 def warm(
@@ -101,6 +104,7 @@ def warm(
     ttl: float | None,
     tags: tuple[str, ...],
     partition: str,
+    prices: tuple[tuple[str, Price], ...],
 ) -> int:
     """Answer the requests of FILE.jsonl ahead of time; "-" is stdin.
 
@@ -115,7 +119,9 @@ def warm(
     total = count_lines(file)
     source = open_input(file)
     try:
-        work = _warm(settings, policy, Upstream(base_url, max_retries), source, total, concurrency)
+        cache = opened(settings, policy, dict(prices))
+        upstream = Upstream(base_url, max_retries)
+        work = _warm(settings, cache, upstream, source, total, concurrency)
         outcome = run(settings, work)
     finally:
         os.close(source)
@@ -125,13 +131,13 @@ def warm(
 
 async def _warm(
     settings: Settings,
-    policy: Policy,
+    cache: AbstractAsyncContextManager[Session],
     upstream: Upstream,
     source: int,
     total: int | None,
     concurrency: int,
 ) -> Outcome:
-    async with opened(settings, policy) as session, upstream.client() as client:
+    async with cache as session, upstream.client() as client:
         requests = Requests(Lines(source), session.cache.wrap(client))
         session.on_outage = requests.stop
         with _interruptible(requests) as interrupted, Progress(total, not settings.json) as shown:
@@ -217,6 +223,8 @@ def _summary(report: WarmReport) -> str:
         parts.append(f"{report.unstored:,} may not be stored")
     if report.usage.total:
         parts.append(f"{report.usage.total:,} tokens paid")
+    if report.cost is not None:
+        parts.append(f"{money_text(report.cost)} paid")
     return ", ".join(parts)
 
 
@@ -231,6 +239,7 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
         "unstored": report.unstored,
         "not_warm": outcome.failed,
         "tokens": report.usage._asdict(),
+        "cost": dollars(report.cost),
         "interrupted": outcome.interrupted,
         "outage": outcome.outage,
         "failures": [failure._asdict() for failure in outcome.failures],

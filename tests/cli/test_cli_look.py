@@ -10,7 +10,7 @@ import pytest
 from cli_tools import Tool, Upstream
 from stored import CHAT, ENTRIES, SECRET, filled, put
 
-from aiopromptcache import PromptCache, RedisTier
+from aiopromptcache import PromptCache, RedisTier, Usage
 
 
 async def _set(url: str, key: str, value: object, **options: object) -> None:
@@ -30,6 +30,32 @@ def test_stats_count_what_is_there(tool: Tool, url: str, upstream: Upstream) -> 
     assert sum(share["bytes"] for share in said["models"]) == said["bytes"]
     assert 0 <= said["newest_age"] <= said["oldest_age"] < 60
     assert said["server"]["kind"] == "valkey"
+
+
+def test_money_where_the_price_is_known(tool: Tool, url: str) -> None:
+    asked = {"endpoint": "chat.completions", "ttl": 60.0}
+    put(url, "one", model="our-llama", usage=Usage(1_000, 500, 1_500), **asked)
+    put(url, "two", model="our-llama", usage=Usage(2_000, 0, 2_000, cached=1_000), **asked)
+    put(url, "unknown", model="nobody-knows", usage=Usage(5, 5, 10), **asked)
+    price = ["--price", "our-llama=2,10,0.5"]
+    # 1,000 at 2 and 500 at 10; 1,000 at 2 and 1,000 at 0.5: dollars per million.
+    said = tool.json("stats", *price)
+    assert said["cost"] == pytest.approx(0.007 + 0.0025)
+    assert {share["model"]: share["cost"] for share in said["models"]} == {
+        "our-llama": said["cost"],
+        "nobody-knows": None,
+    }
+    assert "$0.0095 that they cost" in tool("stats", *price).stdout
+    rows = tool.json("ls", "--sort", "cost", *price)["entries"]
+    assert [(row["key"], row["cost"]) for row in rows] == [
+        ("one", pytest.approx(0.007)),
+        ("two", pytest.approx(0.0025)),
+        ("unknown", None),
+    ]
+    assert "$0.0070" in tool("show", "one", *price).stdout
+    assert tool.json("show", "one")["cost"] is None
+    for wrong in ("our-llama", "=1,2", "m=1", "m=1,2,3,4", "m=-1,2", "m=nan,1"):
+        assert "expected MODEL=INPUT,OUTPUT" in tool("stats", "--price", wrong, code=2).stderr
 
 
 def test_stats_for_people(tool: Tool, url: str, upstream: Upstream) -> None:

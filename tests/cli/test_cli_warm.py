@@ -63,6 +63,18 @@ def test_an_interrupted_run_pays_only_for_the_rest(
     assert upstream.server.calls == 6
 
 
+def test_what_was_paid_is_told_and_what_is_fresh_costs_nothing(
+    tool: Tool, upstream: Upstream, tmp_path: Path
+) -> None:
+    file = _file(tmp_path, _ask("one"), _ask("two"))
+    price = ["--price", "m=1000000,0"]  # a dollar for each token of a prompt
+    first = tool.json("warm", file, *price)
+    assert first["cost"] == first["tokens"]["prompt"] > 0
+    assert tool.json("warm", file, *price)["cost"] is None
+    tool("clear", "--yes")
+    assert f"${first['cost']:.4f} paid" in tool("warm", file, *price).stdout
+
+
 def test_failures_are_told_by_line_and_stop_nothing(
     tool: Tool, upstream: Upstream, tmp_path: Path
 ) -> None:
