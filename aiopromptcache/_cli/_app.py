@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ._doctor import doctor
-from ._errors import FAILED, INTERRUPTED, ToolError
+from ._errors import FAILED, INTERRUPTED, UNUSABLE, ToolError
 from ._look import ls, show
 from ._options import common, write_examples
 from ._output import clean
@@ -56,6 +56,9 @@ class Tool(click.Group):
             return INTERRUPTED
         except BrokenPipeError:
             return _quiet()
+        except OSError as error:  # a full disk, a file that went
+            click.echo(f"aiopromptcache: {clean(error.strerror or str(error))}", err=True)
+            return UNUSABLE
         return code if isinstance(code, int) else 0
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

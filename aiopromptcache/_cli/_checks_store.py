@@ -29,7 +29,7 @@ def _attempts(session: Session, slot: str) -> list[tuple[Any, ...]]:
         ("PING",), ("TIME",), ("SCAN", "0", "MATCH", text, "COUNT", "1"),
         ("EVAL", "return 1", 1, text), ("EVALSHA", "0" * 40, 1, text),
         ("SET", text, "1", "PX", 60_000), ("GET", text), ("MGET", text), ("EXISTS", text),
-        ("GETRANGE", text, 0, 0), ("APPEND", text, "1"), ("STRLEN", text), ("PTTL", text),
+        ("GETRANGE", text, 0, 0), ("APPEND", text, "1"), ("PTTL", text),
         ("PERSIST", text), ("PEXPIRE", text, 60_000), ("PEXPIREAT", text, 1), ("DEL", text),
         ("ZADD", members, 1, "a"), ("ZCARD", members), ("ZSCORE", members, "a"),
         ("ZRANGE", members, 0, 0), ("ZRANDMEMBER", members, 1), ("ZPOPMIN", members, 1),
@@ -38,7 +38,8 @@ def _attempts(session: Session, slot: str) -> list[tuple[Any, ...]]:
         ("XADD", log, "*", "k", "v"), ("XRANGE", log, "-", "+", "COUNT", 1),
         ("XREVRANGE", log, "+", "-", "COUNT", 1), ("XINFO", "STREAM", log),
         ("XREAD", "COUNT", 1, "STREAMS", log, "0"), ("XTRIM", log, "MAXLEN", 0),
-        ("UNLINK", log), ("UNLINK", members),
+        ("PEXPIRE", log, 60_000), ("PEXPIRE", members, 60_000),
+        ("UNLINK", log), ("UNLINK", members), ("DEL", log), ("DEL", members),
     ]  # fmt: skip
 
 

@@ -96,4 +96,9 @@ class Lines:
                     await self._waiter
             finally:
                 loop.remove_reader(self._descriptor)
-        return b"" if self._stopped else os.read(self._descriptor, BLOCK)
+        if self._stopped:
+            return b""
+        try:
+            return os.read(self._descriptor, BLOCK)
+        except OSError as error:
+            raise ToolError(f"cannot read the requests: {error.strerror}") from None

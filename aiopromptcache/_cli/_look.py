@@ -155,7 +155,8 @@ def _line(row: dict[str, Any]) -> tuple[object, ...]:
 def show(settings: Settings, key: str, reveal: bool, prices: tuple[tuple[str, Price], ...]) -> None:
     """Show all about the entry of KEY: a key of `ls`, of a status or of your own.
 
-    The beginning of a key will do where it has 4 characters or more and is not that of several.
+    Where its stream is kept apart, that follows. The beginning of a key will do where it has 4
+    characters or more and is not that of several.
     """
     for row, now in run(settings, _find(settings, dict(prices), key)):
         about = described(row, now)
@@ -186,8 +187,8 @@ async def _find(
 async def _kept(session: Session, key: str) -> int:
     """Bytes of the record on the server."""
     places = session.tier._names.places(session.slots + key).entries
-    sizes = [await session.within(session.tier._link.command("STRLEN", place)) for place in places]
-    return max(map(int, sizes))
+    records = await session.within(session.tier._link.mget(places))
+    return max(len(record or b"") for record in records)
 
 
 def _print(about: dict[str, Any]) -> None:

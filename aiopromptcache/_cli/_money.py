@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -13,7 +13,13 @@ from .._prices import Price
 CommandT = TypeVar("CommandT", bound=Callable[..., Any])
 
 
-class _PriceType(click.ParamType[tuple[str, Price]]):
+if TYPE_CHECKING:
+    _Type = click.ParamType[tuple[str, Price]]
+else:
+    _Type = click.ParamType  # not every version can be asked of what
+
+
+class _PriceType(_Type):
     """MODEL=INPUT,OUTPUT[,CACHED_INPUT]."""
 
     name = "price"
@@ -48,6 +54,8 @@ def priced(command: CommandT) -> CommandT:
 
 def money_text(dollars: float) -> str:
     """US dollars."""
+    if 0 < dollars < 0.00005:
+        return "<$0.0001"
     return f"${dollars:,.2f}" if dollars >= 100 else f"${dollars:,.4f}"
 
 

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -50,19 +49,24 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-def cell(text: object, style: str = "") -> Text:
+def cell(text: object) -> Text:
     """A part of a table. What it says may come from anybody."""
-    return Text(clean(str(text), keep=""), style=style, overflow="ellipsis", no_wrap=True)
+    return Text(clean(str(text), keep=""), overflow="ellipsis", no_wrap=True)
 
 
 def table(titles: Sequence[str], rows: Iterable[Sequence[object]], right: str = "") -> Table:
-    """Rows under titles; `right` names the titles of the columns with numbers."""
-    made = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
+    """Rows under titles; `right` names the titles of the columns with numbers, never cut short."""
+    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
+    cells = [[cell(part) for part in row] for row in rows]
     numbers = right.split()
-    for title in titles:
-        made.add_column(title, justify="right" if title in numbers else "left", no_wrap=True)
-    for row in rows:
-        made.add_row(*[part if isinstance(part, Text) else cell(part) for part in row])
+    for place, title in enumerate(titles):
+        if title in numbers:
+            width = max([len(title), *(len(row[place]) for row in cells)])
+            made.add_column(title, justify="right", no_wrap=True, min_width=width)
+        else:
+            made.add_column(title, no_wrap=True)
+    for row in cells:
+        made.add_row(*row)
     return made
 
 

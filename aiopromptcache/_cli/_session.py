@@ -188,7 +188,8 @@ async def _is_cluster(client: Any) -> bool:
 def run(settings: Settings, work: Coroutine[Any, Any, T]) -> T:
     """Run a command's work. Raises `ToolError` for what is not a bug of ours."""
     logger = logging.getLogger("aiopromptcache")  # what it has to say, we say ourselves
-    logger.addHandler(logging.NullHandler())
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
     try:
         return asyncio.run(work)
     except BrokenPipeError:

@@ -128,18 +128,21 @@ def stats(settings: Settings, watch: float | None, prices: tuple[tuple[str, Pric
 
 async def _once(settings: Settings, prices: Mapping[str, Price]) -> None:
     async with opened(settings, prices=prices) as session:
-        holdings, server = await _look(session)
-        if settings.json:
-            emit(_as_dict(settings, holdings, server))
-        else:
-            console().print(_rendered(settings, holdings, server))
+        _show(settings, *await _look(session))
+
+
+def _show(settings: Settings, holdings: Holdings, server: dict[str, Any]) -> None:
+    if settings.json:
+        emit(_as_dict(settings, holdings, server))
+    else:
+        console().print(_rendered(settings, holdings, server))
 
 
 async def _watch(settings: Settings, prices: Mapping[str, Price], seconds: float) -> None:
     async with opened(settings, prices=prices) as session:
         if settings.json or not sys.stdout.isatty():
             while True:
-                emit(_as_dict(settings, *await _look(session)))
+                _show(settings, *await _look(session))
                 await asyncio.sleep(seconds)
         with Live(console=console(), auto_refresh=False) as live:
             while True:

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 from cli_tools import Tool, Upstream
+from servers import Server
 from stored import ENTRIES, filled, put
 
 from aiopromptcache import MemoryTier, PromptCache, RedisTier
@@ -45,6 +46,19 @@ def test_keys_are_removed_all_or_none(tool: Tool, url: str) -> None:
     assert tool.json("stats")["entries"] == 3
     assert tool("rm", "other", "long name 1").stdout == "removed 2 entries\n"
     assert [row["key"] for row in tool.json("ls")["entries"]] == ["long name 2"]
+
+
+@pytest.mark.parametrize(
+    "command", [["invalidate", "docs"], ["rm", "some key"], ["clear", "--yes"]], ids=lambda c: c[0]
+)
+def test_a_server_that_takes_no_writes_is_told_of(
+    tool: Tool, url: str, valkey: Server, command: list[str]
+) -> None:
+    put(url, "some key", ttl=60, tags=("docs",))
+    with valkey.read_only():
+        result = tool(*command, code=2)
+    assert "takes no writes" in result.stderr
+    assert result.stdout == ""
 
 
 def test_clearing_leaves_other_namespaces(tool: Tool, url: str, upstream: Upstream) -> None:

@@ -134,6 +134,18 @@ def test_only_some_are_exported(tool: Tool, url: str, upstream: Upstream, tmp_pa
     assert tool("export", "-", "--endpoint", "embeddings").stdout.count("\n") == 4
 
 
+def test_a_pipe_carries_it_from_one_place_to_another(
+    tool: Tool, url: str, upstream: Upstream
+) -> None:
+    filled(url, upstream.server.base_url)
+    out = tool("export", "-")
+    assert out.stderr == f"exported {ENTRIES} entries\n"
+    said = tool.json("import", "-", "--namespace", "there", input=out.stdout_bytes)
+    assert said["imported"] == ENTRIES
+    again = tool("import", "-", code=2, input=out.stdout_bytes[:-50])
+    assert "stdin: line" in again.stderr
+
+
 def test_what_cannot_be_read_is_told(tool: Tool, url: str, tmp_path: Path) -> None:
     put(url, "plain", ttl=100)
     sealed = {"AIOPROMPTCACHE_ENCRYPTION_KEY": KEY}

@@ -125,6 +125,7 @@ def test_what_is_missing_is_said_before_anything_is_asked(
     tool: Tool, upstream: Upstream, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert "No such file" in tool("warm", str(tmp_path / "none"), code=2).stderr
+    assert "Is a directory" in tool("warm", str(tmp_path), code=2).stderr
     monkeypatch.delenv("OPENAI_API_KEY")
     assert "OPENAI_API_KEY" in tool("warm", _file(tmp_path, _ask("x")), code=2).stderr
     assert upstream.server.calls == 0
