@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from .._errors import PromptCacheError
 from ._doctor import doctor
 from ._errors import FAILED, INTERRUPTED, UNUSABLE, ToolError
 from ._look import ls, show
@@ -48,9 +49,9 @@ class Tool(click.Group):
         except click.ClickException as error:
             error.show()
             return error.exit_code
-        except ToolError as error:
+        except (ToolError, PromptCacheError) as error:
             click.echo(f"aiopromptcache: {clean(str(error))}", err=True)
-            return error.code
+            return error.code if isinstance(error, ToolError) else UNUSABLE
         except (click.Abort, KeyboardInterrupt):
             click.echo("aiopromptcache: interrupted", err=True)
             return INTERRUPTED

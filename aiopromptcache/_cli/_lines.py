@@ -37,7 +37,7 @@ def open_input(path: str) -> int:
 
 def count_lines(path: str) -> int | None:
     """Lines of a file that are not blank; None where it can only be read once."""
-    if not Path(path).is_file():
+    if path == "-" or not Path(path).is_file():
         return None
     with Path(path).open("rb") as file:
         return sum(1 for line in file if not line.isspace())

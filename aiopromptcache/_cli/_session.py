@@ -85,9 +85,11 @@ class Session:
 
     async def act(self, work: Awaitable[T]) -> T:
         """The result of a method of the cache. Raises the fault that the cache met with."""
+        events = self.cache._engine.ledger.events
+        await events.drain()  # what came before is not this one's fault
         self.faults.clear()
         result = await work
-        await self.cache._engine.ledger.events.drain()
+        await events.drain()
         if self.faults:
             raise self.faults[0]
         return result

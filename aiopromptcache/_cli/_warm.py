@@ -151,7 +151,10 @@ async def _warm(
             dropped = await _dropped(
                 session.cache.warm(requests.calls(), concurrency=concurrency, on_progress=told)
             )
-        return _outcome(session, requests, report, interrupted() or dropped)
+        stopped = interrupted() or dropped
+        failures = sorted(requests.failures)
+        outage = requests.stopped and not stopped
+        return Outcome(report, requests.failed, failures, stopped, outage)
 
 
 async def _dropped(work: Any) -> bool:
@@ -166,16 +169,9 @@ async def _dropped(work: Any) -> bool:
     return False
 
 
-def _outcome(
-    session: Session, requests: Requests, report: WarmReport, interrupted: bool
-) -> Outcome:
-    outage = requests.stopped and not interrupted
-    return Outcome(report, requests.failed, sorted(requests.failures), interrupted, outage)
-
-
 @contextmanager
 def _interruptible(requests: Requests) -> Iterator[Any]:
-    """The first Ctrl-C takes no more lines; the second is asyncio's own."""
+    """The first Ctrl-C takes no more lines; the second ends what is under way."""
     loop, count = asyncio.get_running_loop(), 0
     task = asyncio.current_task()
 
@@ -207,7 +203,7 @@ def _report(settings: Settings, outcome: Outcome) -> None:
     if outcome.failed > SHOWN:
         say(f"… and {outcome.failed - SHOWN:,} more; --json lists up to {Requests.KEPT:,}")
     if outcome.outage:
-        say("the cache's server is gone, so no more was asked; run it again to go on")
+        say("the cache's server is gone, or full, so no more was asked; run it again to go on")
     click.echo(_summary(report))
     sys.stdout.flush()
 

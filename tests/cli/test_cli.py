@@ -105,6 +105,7 @@ def test_a_server_that_hangs(tool: Tool) -> None:
         (["rm"], "KEY"),
         (["stats", "--timeout", "0"], "--timeout"),
         (["stats", "--prefix", "a{}b"], "prefix='a{}b'"),
+        (["warm", "/dev/null", "--tag", ""], "tags: '' is no tag"),
         (["stats", "--encryption-key-file", "/no/such/file"], "No such file"),
     ],
 )

@@ -61,6 +61,17 @@ def test_a_server_that_takes_no_writes_is_told_of(
     assert result.stdout == ""
 
 
+def test_a_record_that_cannot_be_read_is_no_fault_of_a_removal(
+    tool: Tool, url: str, valkey: Server
+) -> None:
+    put(url, "good", ttl=60)
+    valkey.command("SET", "aiopromptcache:default:e:{bad}", "ap and nothing more")
+    assert tool.json("rm", "good")["removed"] == 1
+    assert "no key 'bad'" in tool("rm", "bad", code=1).stderr
+    assert tool.json("stats")["unreadable"] == 1
+    assert tool.json("clear", "--yes")["removed"] == 1
+
+
 def test_clearing_leaves_other_namespaces(tool: Tool, url: str, upstream: Upstream) -> None:
     filled(url, upstream.server.base_url)
     filled(url, upstream.server.base_url, namespace="another")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any
 
 import pytest
 from cli_tools import Tool, Upstream, wait_until
+from openai import AsyncOpenAI
 from servers import Server
+
+from aiopromptcache import PromptCache, RedisTier, cache_status
 
 SECRET = "nobody may see this prompt"
 
@@ -61,6 +65,26 @@ def test_an_interrupted_run_pays_only_for_the_rest(
     said = tool("warm", _file(tmp_path, *lines)).stdout
     assert said.startswith("6 requests, 4 fresh already, 2 stored, 0 failed")
     assert upstream.server.calls == 6
+
+
+def test_an_app_gets_what_was_warmed(
+    tool: Tool, url: str, upstream: Upstream, tmp_path: Path
+) -> None:
+    tool("warm", _file(tmp_path, _ask("one")), "--partition", "tenant", "--namespace", "shop")
+
+    async def app() -> None:
+        async with (
+            PromptCache(RedisTier(url, timeout=5), namespace="shop") as cache,
+            AsyncOpenAI() as bare,
+        ):
+            client = cache.wrap(bare)
+            with cache.control(partition="tenant"):
+                status = cache_status(await client.chat.completions.create(**_ask("one")))
+            assert status is not None
+            assert status.hit
+
+    asyncio.run(app())
+    assert upstream.server.calls == 1
 
 
 def test_what_was_paid_is_told_and_what_is_fresh_costs_nothing(
