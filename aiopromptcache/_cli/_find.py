@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import aclosing
 
@@ -13,17 +14,25 @@ from ._session import Session
 SHORTEST = 4
 """Characters that a beginning has at least."""
 SHOWN = 5
+_DIGEST = re.compile("[0-9a-f]{64}")
 
 
 async def resolved(session: Session, given: Sequence[str]) -> list[str]:
     """The keys that are meant, in order. Raises `ToolError` for one that is not there, or could be
     several.
     """
+    given = [part for key in given for part in _parts(key)]
     known = set(await session.find([*given, *(key + SIDE for key in given)]))
     whole = {key for key in given if key in known or key + SIDE in known}
     beginnings = [key for key in given if key not in whole]
     matches = await _matches(session, beginnings) if beginnings else {}
     return list(dict.fromkeys(key if key in whole else _one(key, matches[key]) for key in given))
+
+
+def _parts(key: str) -> list[str]:
+    """The key in the status of several embeddings is made of theirs."""
+    parts = key.split(",")
+    return parts if len(parts) > 1 and all(map(_DIGEST.fullmatch, parts)) else [key]
 
 
 async def _matches(session: Session, beginnings: Iterable[str]) -> dict[str, set[str]]:

@@ -55,6 +55,8 @@ class Listing(NamedTuple):
     shown: list[dict[str, Any]]
     matching: int
     unreadable: int
+    elsewhere: str = ""
+    """Where nothing is here: which namespaces there are."""
 
 
 @click.command(cls=Command, examples=LS_EXAMPLES)
@@ -99,6 +101,8 @@ def ls(
         say(f"{len(found.shown):,} of {found.matching:,} entries; --limit 0 shows all")
     if not found.matching:
         say("no entries")
+    if found.elsewhere:
+        say(found.elsewhere)
     if found.unreadable:
         say(f"{found.unreadable:,} more cannot be read: see `aiopromptcache doctor`")
 
@@ -126,7 +130,10 @@ async def _list(
                     heapq.heappush(best, item)
                 else:
                     heapq.heappushpop(best, item)
-    return Listing([about for _, _, about in sorted(best, reverse=True)], matching, unreadable)
+        elsewhere = "" if matching or unreadable else await session.elsewhere()
+    return Listing(
+        [about for _, _, about in sorted(best, reverse=True)], matching, unreadable, elsewhere
+    )
 
 
 def _line(row: dict[str, Any]) -> tuple[object, ...]:
@@ -175,8 +182,8 @@ async def _find(
 ) -> list[tuple[Row, float]]:
     """The entry, and its stream where there is one that differs."""
     async with opened(settings, prices=prices) as session:
-        [whole] = await resolved(session, [key])
-        found = await session.find([whole, whole + SIDE])
+        whole = await resolved(session, [key])
+        found = await session.find([one + side for one in whole for side in ("", SIDE)])
         now = session.clock()
         return [
             (session.row(one, entry, await _kept(session, one)), now)

@@ -22,6 +22,7 @@ from .._entry import Entry
 from .._events import CacheEvent
 from .._policy import Policy
 from .._prices import Price
+from ..tiers._listing import SCANNED
 from ..tiers._redis import RedisTier
 from ._errors import ToolError, explained, place_of
 from ._options import Settings
@@ -30,6 +31,10 @@ T = TypeVar("T")
 
 BULK_SECONDS = 7 * 86_400.0
 """A tool has the time that `clear` takes."""
+
+
+NAMESPACES = 10
+"""Names of others that are shown."""
 
 
 class Row(NamedTuple):
@@ -119,6 +124,19 @@ class Session:
     def row(self, key: str, entry: Entry, size: int) -> Row:
         """An entry with its price."""
         return Row(key, entry, size, self.cache._engine.ledger.prices.of(entry))
+
+    async def elsewhere(self) -> str:
+        """For whoever looks into an empty namespace: which others there are."""
+        names: set[str] = set()
+        pattern = self.tier._names.everywhere()
+        async with aclosing(self.tier._link.scan(pattern, SCANNED)) as scan:
+            async for keys in scan:
+                names |= {self.tier._names.namespace_of(key) for key in keys}
+                if len(names) > NAMESPACES:
+                    break
+        names.discard(self.settings.room)
+        shown = ", ".join(sorted(names)[:NAMESPACES])
+        return f"other namespaces under this prefix: {shown}" if names else ""
 
     async def find(self, keys: Sequence[str]) -> dict[str, Entry]:
         """Entries of exactly these keys."""

@@ -27,6 +27,7 @@ from ._output import (
     emit,
     facts,
     rounded,
+    say,
     size_text,
     span_text,
     table,
@@ -128,7 +129,11 @@ def stats(settings: Settings, watch: float | None, prices: tuple[tuple[str, Pric
 
 async def _once(settings: Settings, prices: Mapping[str, Price]) -> None:
     async with opened(settings, prices=prices) as session:
-        _show(settings, *await _look(session))
+        holdings, server = await _look(session)
+        _show(settings, holdings, server)
+        if not holdings.shares and not holdings.unreadable:
+            if elsewhere := await session.elsewhere():
+                say(elsewhere)
 
 
 def _show(settings: Settings, holdings: Holdings, server: dict[str, Any]) -> None:

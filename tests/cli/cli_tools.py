@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import pty
 import subprocess
 import sys
 import threading
@@ -79,3 +80,23 @@ def wait_until(what: str, condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < end, f"{what} did not happen"
         time.sleep(0.01)
+
+
+def at_a_terminal(args: list[str], env: Mapping[str, str]) -> str:
+    """What a process writes to a terminal of its own."""
+    mine, terminal = pty.openpty()
+    command = [sys.executable, "-m", "aiopromptcache", *args]
+    plain = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    process = subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, env={**plain, **env}
+    )
+    os.close(terminal)
+    written = b""
+    try:
+        while part := os.read(mine, 2**16):
+            written += part
+    except OSError:  # so a terminal tells that nobody is at its other end
+        pass
+    os.close(mine)
+    assert process.wait(20) == 0, written
+    return written.decode()

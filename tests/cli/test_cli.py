@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cli_tools import Tool, Upstream
+from cli_tools import Tool, Upstream, at_a_terminal
 from redis.asyncio import RedisCluster
 from servers import Cluster, Server
 from stored import ENTRIES, fill, filled, put
@@ -212,6 +213,30 @@ def test_without_the_extra_one_line_says_which(tmp_path: Path) -> None:
     assert done.stderr.splitlines() == [
         "aiopromptcache: the command line needs the extra: pip install 'aiopromptcache[cli]'"
     ]
+
+
+@pytest.mark.parametrize("colours", [True, False])
+def test_a_terminal_gets_colours_unless_it_wants_none(tool: Tool, colours: bool) -> None:
+    environ = {"TERM": "xterm", **({} if colours else {"NO_COLOR": "1"})}
+    said = at_a_terminal(["doctor"], environ)
+    assert "rights" in said
+    assert ("\x1b[32m" in said) is colours
+
+
+def test_a_terminal_is_shown_how_far_warming_is(
+    tool: Tool, upstream: Upstream, tmp_path: Path
+) -> None:
+    file = tmp_path / "requests.jsonl"
+    lines = [
+        json.dumps({"model": "m", "messages": [{"role": "user", "content": str(n)}]})
+        for n in range(3)
+    ]
+    file.write_text("\n".join(lines), "utf-8")
+    said = at_a_terminal(["warm", str(file), "--price", "m=1,1"], {"TERM": "xterm"})
+    assert "3/3" in said
+    assert "3 stored" in said
+    assert "/s" in said
+    assert "$0.0000" in said or "<$0.0001" in said
 
 
 def test_the_version_from_the_module(tool: Tool) -> None:

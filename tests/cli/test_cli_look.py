@@ -128,6 +128,28 @@ def test_nothing_that_a_terminal_would_obey_is_printed(tool: Tool, url: str) -> 
     assert r"\x1b[2J" in shown
 
 
+def test_who_looks_in_the_wrong_place_is_told_of_others(
+    tool: Tool, url: str, upstream: Upstream
+) -> None:
+    for name in ("shop", "a b:c*"):
+        filled(url, upstream.server.base_url, namespace=name)
+    said = "other namespaces under this prefix: a b:c*, shop"
+    assert tool("stats").stderr.splitlines() == [said]
+    assert tool("ls").stderr.splitlines() == ["no entries", said]
+    assert "other" not in tool("stats", "--namespace", "shop").stderr
+    assert tool("stats", "--prefix", "else").stderr == ""
+
+
+def test_the_key_of_several_embeddings_names_them_all(
+    tool: Tool, url: str, upstream: Upstream
+) -> None:
+    filled(url, upstream.server.base_url)
+    keys = [row["key"] for row in tool.json("ls", "--endpoint", "embeddings")["entries"]]
+    lines = tool("show", ",".join(keys), "--json").stdout.splitlines()
+    assert [json.loads(line)["key"] for line in lines] == keys
+    assert tool.json("rm", ",".join(keys))["removed"] == 2
+
+
 def test_an_entry_is_shown_by_the_beginning_of_its_key(
     tool: Tool, url: str, upstream: Upstream
 ) -> None:

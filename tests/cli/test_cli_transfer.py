@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gzip
+import io
 import json
 import stat
 import time
@@ -18,6 +19,7 @@ from cli_tools import Tool, Upstream
 from stored import ENTRIES, SECRET, filled, hits, put
 
 from aiopromptcache import Entry, Kind, PromptCache, RedisTier
+from aiopromptcache._cli._portable import BadFile, Reader
 from aiopromptcache.tiers._wire import encode
 
 KEY = base64.urlsafe_b64encode(b"k" * 32).decode()
@@ -243,6 +245,31 @@ def test_a_hostile_file_is_refused_as_a_whole(
     assert words in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert tool.json("stats")["entries"] == 0  # not even what came before the bad line
+
+
+def test_whatever_byte_is_another_nothing_else_is_believed(tmp_path: Path) -> None:
+    file, now = tmp_path / "file", time.time()
+    entries = {
+        "one": Entry(Kind.JSON, b"[1]", stored_at=now, ttl=100, tags=("a",), model="m"),
+        "two": Entry(Kind.BYTES, b"\x00\xff", stored_at=now, ttl=None),
+    }
+    _written(file, at=now, entries=entries)
+    good = file.read_bytes()
+    first = good.index(b"\n") + 1  # what the first line says of its origin is not believed at all
+    believed = 0
+    for place in range(first, len(good)):
+        for other in (good[place] ^ 1, good[place] ^ 0x20, 0x22):
+            bad = bytearray(good)
+            bad[place] = other
+            try:
+                items = list(Reader(io.BytesIO(bytes(bad)), now).items())
+            except BadFile:
+                continue
+            believed += bad != good
+            assert {item.key: item.entry.payload for item in items} == {
+                key: entry.payload for key, entry in entries.items()
+            }
+    assert believed < 20  # spaces between the parts of a line, at most
 
 
 @pytest.mark.parametrize(
