@@ -131,9 +131,9 @@ async def _once(settings: Settings, prices: Mapping[str, Price]) -> None:
     async with opened(settings, prices=prices) as session:
         holdings, server = await _look(session)
         _show(settings, holdings, server)
-        if not holdings.shares and not holdings.unreadable:
-            if elsewhere := await session.elsewhere():
-                say(elsewhere)
+        empty = not (holdings.shares or holdings.unreadable)
+        if empty and (elsewhere := await session.elsewhere()):
+            say(elsewhere)
 
 
 def _show(settings: Settings, holdings: Holdings, server: dict[str, Any]) -> None:
