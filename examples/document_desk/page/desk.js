@@ -8,8 +8,13 @@ const BADGES = {
   fresh: "Asked the model",
 };
 
+/** Documents' size and the number of answers on the page; the desk holds to the first as well. */
+const MAX_BYTES = 200_000;
+const KEPT = 50;
+
 /** The document in the editor: its name, text and version as saved; null for a new one. */
 let current = null;
+let asking = false;
 const totals = { asked: 0, model: 0, tokens: 0 };
 
 // Talking to the service
@@ -47,10 +52,14 @@ function say(place, message, bad = false) {
 
 /** An error, with a button that goes on in spite of it. */
 function offer(place, message, label, go) {
+  const before = document.activeElement;
   const button = document.createElement("button");
   button.type = "button";
   button.textContent = label;
-  button.addEventListener("click", go);
+  button.addEventListener("click", () => {
+    before.focus();
+    go();
+  });
   say(place, message, true).append(button);
   button.focus();
 }
@@ -59,7 +68,8 @@ function offer(place, message, label, go) {
 
 async function list() {
   const { documents } = await call("/documents");
-  $("list").replaceChildren(...documents.map(entry));
+  const shown = [...$("list").children].map((item) => item.textContent);
+  if (String(shown) !== String(documents)) $("list").replaceChildren(...documents.map(entry));
   mark();
   return documents;
 }
@@ -140,6 +150,10 @@ const gone = (count) =>
   count ? `${count} ${count === 1 ? "answer" : "answers"} from the old text dropped.` : "";
 
 async function upload(file, condition = { "If-None-Match": "*" }) {
+  if (file.size > MAX_BYTES) {
+    say("list", `A document has at most ${MAX_BYTES.toLocaleString("en")} bytes.`, true);
+    return;
+  }
   try {
     const saved = await put(file.name, file, condition);
     await list();
@@ -163,6 +177,7 @@ async function remove() {
     outdate(name);
     show(null);
     say("list", `${name} is deleted.`);
+    $("new").focus();
   } catch (error) {
     say("editor", error.message, true);
   }
@@ -173,9 +188,10 @@ async function remove() {
 
 async function ask(event) {
   event.preventDefault();
+  if (asking) return;
   const name = current.name;
+  busy(true);
   say("ask", isChanged() ? "Answered from the saved text; there are changes not saved." : "");
-  $("send").disabled = true;
   try {
     const reply = await call(`${address(name)}/questions`, {
       method: "POST",
@@ -183,12 +199,20 @@ async function ask(event) {
       headers: { "Content-Type": "application/json" },
     });
     $("answers").prepend(answer(name, reply));
+    $("answers").children[KEPT]?.remove();
     count(reply);
+    $("question").focus();
     $("question").select();
   } catch (error) {
     say("ask", error.message, true);
   }
-  $("send").disabled = !current;
+  busy(false);
+}
+
+/** Not `disabled`: that would take the focus away from who asks by keyboard. */
+function busy(now) {
+  asking = now;
+  $("send").setAttribute("aria-busy", String(now));
 }
 
 function answer(name, reply) {
