@@ -27,6 +27,8 @@ HOST = "127.0.0.1"
 PATIENCE = 20.0
 """Seconds that a child may take to start or to end."""
 _READY = b"ready\n"
+_WITH_US = '"$@" & cat; kill $!; wait'
+"""Runs a command until the input ends: at the latest when this process does, however it ends."""
 
 
 # The worker's part
@@ -122,23 +124,31 @@ async def _store() -> AsyncIterator[str | None]:
     with tempfile.TemporaryDirectory(prefix="valkey-") as folder:
         path = Path(folder, "s")  # a socket in a folder of our own: no port, no strangers
         options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--dir", folder]
-        server = await _start([str(get_binary_path()), *options], stdout=DEVNULL)
+        command = ["sh", "-c", _WITH_US, "sh", str(get_binary_path()), *options]
+        server = await _start(command, stdin=PIPE, stdout=DEVNULL)
         try:
-            await _answers(server, path)
+            await _answers(path)
             yield f"unix://{path}"
         finally:
             await _end(server)
 
 
-async def _answers(server: Process, path: Path) -> None:
-    async with asyncio.timeout(PATIENCE):
-        while server.returncode is None:
-            with contextlib.suppress(OSError):
-                _, writer = await asyncio.open_unix_connection(path)
-                writer.close()
-                return
-            await asyncio.sleep(0.02)
-    raise SystemExit(f"Valkey ended with code {server.returncode}")
+async def _answers(path: Path) -> None:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while not await _accepts(path):  # noqa: ASYNC110  # it tells nobody when it is ready
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise SystemExit("Valkey does not start") from None
+
+
+async def _accepts(path: Path) -> bool:
+    try:
+        _, writer = await asyncio.open_unix_connection(path)
+    except OSError:
+        return False
+    writer.close()
+    return True
 
 
 @contextlib.contextmanager
@@ -180,13 +190,9 @@ async def _start(command: list[str], **options: Any) -> Process:
 
 
 async def _end(process: Process) -> None:
-    """End one child: a worker by the end of its input, anything else by SIGTERM."""
-    if process.returncode is not None:
-        return
-    if process.stdin is not None:
-        process.stdin.close()
-    else:
-        process.terminate()
+    """End a child: the end of its input tells it to."""
+    assert process.stdin is not None
+    process.stdin.close()
     try:
         async with asyncio.timeout(PATIENCE):
             await process.wait()

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -42,14 +43,22 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+def possible(kind: str) -> str:
+    """The kind of similarity, or "off" where its extra is not installed, which is said."""
+    if kind == "meaning" and find_spec("wordllama") is None:
+        raise SystemExit("--similar meaning: pip install wordllama")
+    if kind != "off" and (find_spec("numpy") is None or find_spec("rapidfuzz") is None):
+        print("Similar questions are not looked for: pip install 'aiopromptcache[similarity]'")
+        return "off"
+    return kind
+
+
 def similarity(kind: str) -> Any:
-    """How similar questions are found; None where that is off, or the extra is not installed."""
+    """How similar questions are found; None where that is off."""
     if kind == "off":
         return None
-    try:
-        from aiopromptcache.similarity import LexicalSimilarity, SemanticSimilarity
-    except ImportError:
-        return None
+    from aiopromptcache.similarity import LexicalSimilarity, SemanticSimilarity
+
     if kind == "words":
         return LexicalSimilarity(threshold=0.85)
     import wordllama  # type: ignore[import-untyped]
@@ -96,7 +105,8 @@ def main() -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """Start everything, and end it on Ctrl-C."""
-    worker = [str(HERE), "--documents", str(options.documents), "--similar", options.similar]
+    similar = possible(options.similar)
+    worker = [str(HERE), "--documents", str(options.documents), "--similar", similar]
     supervise(
         [*worker, "--worker"],
         workers=options.workers,

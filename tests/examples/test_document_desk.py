@@ -6,7 +6,6 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from desk_calls import CAT, KETTLE, Visitor, filled, serving, visiting
@@ -23,7 +22,10 @@ pytestmark = pytest.mark.anyio
 
 DESCALE = "How often do I descale the kettle?"
 EATS = "When does the cat eat?"
-ODD_NAMES = ["../kettle.txt", "..", ".hidden.txt", "a/b.txt", "a\\b.txt", "C:x.txt", "x\0.txt"]
+ODD_NAMES = [
+    *("../kettle.txt", "..", ".hidden.txt", "a/b.txt", "a\b.txt", "C:x.txt", "x\0.txt", " x.txt"),
+    *("notes", "notes.exe", f"{'x' * 117}.txt"),
+]
 
 
 @pytest.fixture
@@ -179,33 +181,29 @@ async def test_nobody_saves_over_what_he_has_not_seen(desk: Visitor) -> None:
     assert (await desk.call("GET", "/documents/cat.md"))[1]["text"] == "A new text."
 
 
-@pytest.mark.parametrize(
-    ("data", "status", "says"),
-    [
+async def test_what_is_no_document(desk: Visitor) -> None:
+    for data, status, says in (
         (b"", 400, "empty"),
         (b" \r\n\t", 400, "empty"),
         (b"x" * 200_001, 413, "200,000 bytes"),
         (b"\x89PNG\r\n\x1a\n\0\0", 415, "not UTF-8"),
         (b"text\0and more", 415, "control characters"),
-    ],
-    ids=["empty", "blank", "large", "picture", "null"],
-)
-async def test_what_is_no_document(desk: Visitor, data: bytes, status: int, says: str) -> None:
-    got, body = await desk.put("cat.md", data)
-    assert got == status
-    assert says in body["error"]
+    ):
+        got, body = await desk.put("cat.md", data)
+        assert got == status
+        assert says in body["error"]
     assert (await desk.call("GET", "/documents/cat.md"))[1]["text"] == CAT
 
 
-@pytest.mark.parametrize("name", [*ODD_NAMES, "notes.exe", "notes", " x.txt", f"{'x' * 117}.txt"])
-async def test_what_is_no_name(desk: Visitor, library: Library, name: str) -> None:
+async def test_what_is_no_name(desk: Visitor, library: Library) -> None:
     before = {path.name for path in library.folder.parent.iterdir()}
-    quoted = "".join(f"%{byte:02X}" for byte in name.encode())
-    for method, path in (("GET", ""), ("PUT", ""), ("DELETE", ""), ("POST", "/questions")):
-        url = URL(f"{desk.url}/documents/{quoted}{path}", encoded=True)
-        async with desk.http.request(method, url, json={"question": "x?"}) as got:
-            assert got.status == 400, method
-            assert "name" in (await got.json())["error"]
+    for name in ODD_NAMES:
+        quoted = "".join(f"%{byte:02X}" for byte in name.encode())
+        for method, path in (("GET", ""), ("PUT", ""), ("DELETE", ""), ("POST", "/questions")):
+            url = URL(f"{desk.url}/documents/{quoted}{path}", encoded=True)
+            async with desk.http.request(method, url, json={"question": "x?"}) as got:
+                assert got.status == 400, (name, method)
+                assert "name" in (await got.json())["error"]
     assert {path.name for path in library.folder.parent.iterdir()} == before
     assert library.names() == ["cat.md", "kettle.txt"]
 
@@ -234,10 +232,10 @@ async def test_links_and_hidden_files_are_no_documents(
     assert secret.read_text("utf-8") == "secret"
 
 
-@pytest.mark.parametrize("question", ["", "  \n", "x" * 501, 7, ["x"]])
-async def test_what_is_no_question(desk: Visitor, upstream: OpenAIServer, question: Any) -> None:
-    status, body = await desk.call("POST", "/documents/cat.md/questions", question)
-    assert (status, "question" in body["error"]) == (400, True)
+async def test_what_is_no_question(desk: Visitor, upstream: OpenAIServer) -> None:
+    for question in ("", "  \n", "x" * 501, 7, ["x"]):
+        status, body = await desk.call("POST", "/documents/cat.md/questions", question)
+        assert (status, "question" in body["error"]) == (400, True)
     assert upstream.calls == 0
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import aiohttp
 from aiohttp import web
@@ -93,27 +92,68 @@ async def serving(cache: PromptCache, server: OpenAIServer, library: Library) ->
             await runner.cleanup()
 
 
-@contextmanager
-def started(*options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The example as its user starts it, on a free port; gives the process and its address."""
-    kept = {n: v for n, v in os.environ.items() if n not in ("OPENAI_API_KEY", "REDIS_URL")}
-    command = [sys.executable, "examples/document_desk", "--port", "0", *options]
-    process = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=kept | {"PYTHONPATH": str(ROOT)} | environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+class Started:
+    """The example as its user starts it, on a free port, with a folder of its own."""
+
+    def __init__(self, folder: Path, *options: str, **environment: str) -> None:
+        kept = {n: v for n, v in os.environ.items() if n not in ("OPENAI_API_KEY", "REDIS_URL")}
+        command = [sys.executable, "examples/document_desk", "--port", "0", *options]
+        self.process = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=kept | {"PYTHONPATH": str(ROOT), "TMPDIR": str(folder)} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.output = self.process.stdout
+        self.said: list[str] = []
+        """Its lines up to the one with the address."""
+
+    @property
+    def url(self) -> str:
+        """Where it serves."""
+        return "http://" + self.said[-1].partition("http://")[2].partition("/")[0]
+
+    def __enter__(self) -> Self:
+        for line in iter(self.output.readline, ""):
+            self.said.append(line)
+            if "http://" in line:
+                return self
+        self.end()
+        raise AssertionError(f"it did not start: {self.said}")
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self, number: int = signal.SIGTERM) -> tuple[int, str]:
+        """End it by a signal, if it runs; its code, and what it has said since."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> tuple[int, str]:
+        """Wait for its end; its code, and what it has said since."""
+        code = self.process.wait(30)
+        rest = "" if self.output.closed else self.output.read()
+        self.output.close()
+        return code, rest
+
+
+def children(process: int) -> list[int]:
+    """The processes that one has started, and those that they have, as far as they still run."""
+    below: list[int] = []
+    for task in Path(f"/proc/{process}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            below += [child, *children(child)]
+    return below
+
+
+def runs(process: int) -> bool:
+    """Whether there is such a process, and it has not ended."""
     try:
-        assert process.stdout is not None
-        lines = iter(process.stdout.readline, "")
-        line = next((line for line in lines if "http://" in line), "")
-        assert line, "it did not start"
-        yield process, line.partition("http://")[2].partition("/")[0]
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            process.send_signal(signal.SIGTERM)
-        process.wait(30)
-        assert process.stdout is not None
-        process.stdout.close()
+        status = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
