@@ -21,7 +21,7 @@ from document_desk.app import make_app
 from document_desk.documents import Library
 from document_desk.prompt import stand_in
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent
 KETTLE = "Descale the kettle every three months.\n\nThe warranty lasts two years."
 CAT = "The cat eats at noon.\n\nThe cat sleeps on the roof."
 
