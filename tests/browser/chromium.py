@@ -268,9 +268,9 @@ class Page:
         return found["result"].get("value")
 
     async def wait_for(self, script: str, timeout: float = PATIENCE) -> Any:
-        """Wait until an expression is true, and give its value."""
+        """Wait until an expression is true, as JavaScript sees it, and give its value."""
         end = asyncio.get_running_loop().time() + timeout
-        while not (value := await self.evaluate(script)):
+        while not _true(value := await self.evaluate(script)):
             if asyncio.get_running_loop().time() > end:
                 body = await self.evaluate("document.body.innerText")
                 raise AssertionError(f"not within {timeout} s: {script}\n{self.errors}\n{body}")
@@ -364,6 +364,10 @@ class Page:
             if asyncio.get_running_loop().time() > end:
                 raise AssertionError(f"waited {PATIENCE} s for {what}")
             await asyncio.sleep(0.005)
+
+
+def _true(value: Any) -> bool:
+    return bool(value) or isinstance(value, dict | list)  # an element is given as {}
 
 
 def _words(details: dict[str, Any]) -> str:

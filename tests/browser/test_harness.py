@@ -51,6 +51,7 @@ async def test_a_page_is_driven(browser: Browser, url: str, tmp_path: Path) -> N
     assert await page.text("p") == "x,Enter,Enter+,"
     await page.press("Tab")
     assert await page.evaluate("document.activeElement.tagName") == "BUTTON"
+    await page.wait_for("document.querySelector('button')")
     await page.click("button")
     assert await page.texts("button") == ["clicked"]
     await page.choose_files("input", Path(__file__))
