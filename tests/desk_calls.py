@@ -92,6 +92,12 @@ async def serving(cache: PromptCache, server: OpenAIServer, library: Library) ->
             await runner.cleanup()
 
 
+def waiting(cache: PromptCache) -> int:
+    """Callers that wait for a call, their own or another's."""
+    flights = cache._engine.flights._flights.values()
+    return sum(flight.waiting for same in flights for flight in same)
+
+
 class Started:
     """The example as its user starts it, on a free port, with a folder of its own."""
 

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from desk_calls import CAT, KETTLE, Visitor, filled, serving, visiting
+from desk_calls import CAT, KETTLE, Visitor, filled, serving, visiting, waiting
 from yarl import URL
 
 from aiopromptcache import PromptCache
@@ -115,7 +115,7 @@ async def test_twenty_at_once_make_one_call(upstream: OpenAIServer, library: Lib
         await desk.ask("cat.md", "What is read before?")
         upstream.hold()
         asking = [asyncio.create_task(desk.how("cat.md", EATS)) for _ in range(20)]
-        while _waiting(cache) < 20:
+        while waiting(cache) < 20:
             await asyncio.sleep(0)
         upstream.release()
         assert Counter(await asyncio.gather(*asking)) == {"fresh": 1, "shared": 19}
@@ -291,9 +291,3 @@ async def test_the_page_fetches_nothing_from_elsewhere(desk: Visitor) -> None:
             assert "default-src 'none'" in got.headers["Content-Security-Policy"]
         assert "http:" not in text
         assert "//" not in text.replace("\n//", "")
-
-
-def _waiting(cache: PromptCache) -> int:
-    """Callers that wait for another's call, or their own."""
-    flights = cache._engine.flights._flights.values()
-    return sum(flight.waiting for same in flights for flight in same)
