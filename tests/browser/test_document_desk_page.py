@@ -207,6 +207,21 @@ async def test_what_is_not_saved_is_not_lost(page: Page) -> None:
     assert await page.text("#said-list") == ""
 
 
+async def test_what_is_typed_while_a_save_is_under_way_stays(page: Page) -> None:
+    await focus(page, "text", select=True)
+    await page.type("One.")
+    await page.evaluate(
+        "const plain = fetch; window.fetch = async (...given) => {"
+        " const got = await plain(...given);"
+        " if (given[1]?.method === 'PUT') document.getElementById('text').value += ' Two.';"
+        " return got; }; undefined"
+    )
+    await page.press("s", "control")
+    await page.wait_for("document.getElementById('said-editor').textContent === 'Saved. '")
+    assert await page.evaluate("document.getElementById('text').value") == "One. Two."
+    assert "not saved" in await page.text("#size")
+
+
 async def test_two_windows_share_one_call(
     page: Page, browser: Browser, url: str, upstream: OpenAIServer, cache: PromptCache
 ) -> None:

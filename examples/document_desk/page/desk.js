@@ -15,6 +15,8 @@ const KEPT = 50;
 /** The document in the editor: its name, text and version as saved; null for a new one. */
 let current = null;
 let asking = false;
+/** The document that was asked for last. */
+let opening = "";
 const totals = { asked: 0, model: 0, tokens: 0 };
 
 // Talking to the service
@@ -104,8 +106,10 @@ function leave(go) {
 }
 
 async function open(name) {
+  opening = name;
   try {
-    show(await call(address(name)));
+    const document = await call(address(name));
+    if (opening === name) show(document);
   } catch (error) {
     say("list", error.message, true);
     await list();
@@ -129,12 +133,12 @@ function changed() {
 }
 
 async function save(condition) {
-  const name = $("name").value.trim();
+  const [name, text] = [$("name").value.trim(), $("text").value];
   const seen = current?.name === name ? { "If-Match": `"${current.version}"` } : { "If-None-Match": "*" };
   try {
-    const saved = await put(name, $("text").value, condition ?? seen);
+    const saved = await put(name, text, condition ?? seen);
     await list();
-    show(saved);
+    keep(saved, name, text);
     say("editor", `Saved. ${gone(saved.dropped)}`);
     outdate(saved.name);
   } catch (error) {
@@ -143,6 +147,17 @@ async function save(condition) {
     } else {
       say("editor", error.message, true);
     }
+  }
+}
+
+/** Take over what was saved, unless the editor has gone on since, or elsewhere. */
+function keep(saved, name, text) {
+  if ($("name").value.trim() !== name) return;
+  if ($("text").value === text) {
+    show(saved);
+  } else {
+    current = saved;
+    mark();
   }
 }
 
@@ -176,12 +191,12 @@ async function remove() {
     await call(address(name), { method: "DELETE" });
     outdate(name);
     show(null);
+    await list();
     say("list", `${name} is deleted.`);
     $("new").focus();
   } catch (error) {
     say("editor", error.message, true);
   }
-  await list();
 }
 
 // Asking
