@@ -103,8 +103,8 @@ class Desk:
     async def ask(self, name: str, question: str) -> Reply:
         """Answer a question from a document. Raises `Refused`, and the SDK's errors."""
         question, started = checked(question), time.perf_counter()
-        parts = await self._passages(name)
-        places = passages.choose(parts, question)
+        parts, indexed = await self._passages(name)
+        places = passages.choose(parts, indexed, question)
         sent = {place + 1: parts[place] for place in places}
         with self._cache.control(tags=[tag_of(name)]):
             completion = await self._client.chat.completions.create(
@@ -113,14 +113,19 @@ class Desk:
         took = (time.perf_counter() - started) * 1_000
         return _reply(question, completion, sent, len(parts), took)
 
-    async def _passages(self, name: str) -> list[str]:
+    async def _passages(self, name: str) -> tuple[list[str], list[str]]:
         stamp = await asyncio.to_thread(self.library.stamp, name)
         with self._cache.control(**_OWN):  # what a request says of its age is about the answer
-            return await self._prepared(name, stamp)
+            parts, indexed = await self._prepared(name, stamp)
+        return parts, indexed
 
-    async def _prepare(self, name: str, stamp: str) -> list[str]:
-        """Read and split: cheap for these texts; what is PDF or OCR elsewhere goes here."""
-        return passages.split((await self.read(name)).text)
+    async def _prepare(self, name: str, stamp: str) -> list[list[str]]:
+        """A document's passages, and the words of each. Where it is a PDF, its text comes first."""
+        return await asyncio.to_thread(self._read_and_split, name)
+
+    def _read_and_split(self, name: str) -> list[list[str]]:
+        parts = passages.split(self.library.read(name).text)
+        return [parts, passages.index(parts)]
 
 
 def checked(question: str) -> str:

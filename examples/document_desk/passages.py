@@ -13,7 +13,10 @@ WHOLE = 1_500
 CHOSEN = 3
 """Passages that are sent of a longer one."""
 
-_SENTENCE = re.compile(r".+?(?:[.!?]+[\"')\]]*(?=\s|$)|[。！？]+|$)", re.DOTALL)
+# Possessive, and only from where a row of stops begins: linear in whatever is uploaded.
+_SENTENCE = re.compile(
+    r".+?(?:(?<![.!?])[.!?]++[\"')\]]*+(?=\s|$)|(?<![。！？])[。！？]++|$)", re.DOTALL
+)
 _WORD = re.compile(r"[぀-ヿ㐀-鿿가-힣]|[^\W_぀-ヿ㐀-鿿가-힣]+")
 _IDLE = frozenset(
     [
@@ -101,8 +104,15 @@ def words(text: str) -> frozenset[str]:
     return frozenset(_singular(word) for word in found if word not in _IDLE)
 
 
-def choose(passages: Sequence[str], question: str) -> list[int]:
+def index(texts: Iterable[str]) -> list[str]:
+    """The words of each text as one str, with a space before and after each: quick to search."""
+    return [f" {' '.join(sorted(words(text)))} " for text in texts]
+
+
+def choose(passages: Sequence[str], indexed: Sequence[str], question: str) -> list[int]:
     """The places of those that share most with the question, in the document's order.
+
+    `indexed` is what `index` makes of the passages.
 
     All of a short document; the beginning of one that shares no word with the question. Order is
     the document's and not that of the scores: the same passages then make the same prompt, and one
@@ -110,17 +120,17 @@ def choose(passages: Sequence[str], question: str) -> list[int]:
     """
     if sum(map(len, passages)) <= WHOLE:
         return list(range(len(passages)))
-    scores = shared(passages, question)
+    scores = shared(indexed, question)
     best = sorted(range(len(passages)), key=lambda place: (-scores[place], place))[:CHOSEN]
     return sorted(place for place in best if scores[place]) or list(range(CHOSEN))
 
 
-def shared(texts: Sequence[str], question: str) -> list[float]:
+def shared(indexed: Sequence[str], question: str) -> list[float]:
     """For each text the worth of the words it shares with the question: the rarer, the more."""
-    asked = words(question)
-    found = [words(text) & asked for text in texts]
+    asked = sorted(words(question))
+    found = [[word for word in asked if f" {word} " in text] for text in indexed]
     spread = Counter(word for those in found for word in those)
-    return [sum(1 / spread[word] for word in sorted(those)) for those in found]
+    return [sum(1 / spread[word] for word in those) for those in found]
 
 
 def _is_heading(paragraph: str) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from aiopromptcache.testing import RecordedRequest
 
-from .passages import sentences, shared
+from .passages import index, sentences, shared
 
 _RULES = (
     "Answer from the numbered passages of the document {name!r} alone, in one or two sentences,"
@@ -40,7 +40,7 @@ def stand_in(request: RecordedRequest) -> str:
     given = next((m for m in request.body.get("messages", ()) if m["role"] == "system"), None)
     found = _PASSAGE.findall(given["content"]) if given else []
     lines = [(number, said) for number, text in found for said in sentences(text)]
-    scores = shared([said for _, said in lines], request.prompt)
+    scores = shared(index(said for _, said in lines), request.prompt)
     best = max(range(len(lines)), key=scores.__getitem__, default=None)
     if best is None or not scores[best]:
         return UNKNOWN

@@ -83,6 +83,37 @@ async def test_two_workers_act_as_one(
             assert set((await by_all(desk, "kettle.txt", "Warranty?"))[1]) == {"hit"}
 
 
+async def test_after_a_save_no_worker_answers_from_the_text_before(
+    upstream: OpenAIServer, valkey: Server, tmp_path: Path
+) -> None:
+    (tmp_path / "documents").mkdir()
+    library = filled(tmp_path / "documents")
+    upstream.answer = stand_in
+    environment = {
+        "OPENAI_API_KEY": "-",
+        "OPENAI_BASE_URL": upstream.base_url,
+        "REDIS_URL": valkey.url,
+    }
+    saved = 0
+    with Started(tmp_path, "--documents", str(library.folder), **environment) as started:
+        async with visiting(started.url) as desk:
+
+            async def asks() -> None:
+                while saved < 30:
+                    least = saved
+                    answer = (await desk.ask("cat.md", EATS))["answer"]
+                    assert answer == "The cat eats at noon. [1]" or int(answer.split()[4]) >= least
+
+            asking = [asyncio.create_task(asks()) for _ in range(4)]
+            for number in range(1, 31):
+                status, _ = await desk.put(
+                    "cat.md", f"The cat eats at {number} sharp.\n\nIt sleeps."
+                )
+                assert status == 200
+                saved = number
+            await asyncio.gather(*asking)
+
+
 async def test_one_command_and_nothing_left_of_it(tmp_path: Path) -> None:
     with Started(tmp_path) as started:
         async with visiting(started.url) as desk:
