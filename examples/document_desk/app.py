@@ -39,7 +39,8 @@ def make_app(
     """
     app = web.Application(client_max_size=MAX_BYTES, middlewares=[_errors])
     setup(app, cache)
-    app[_desk] = Desk(cache, wrap(app, client), library, model)
+    app[_desk] = desk = Desk(cache, wrap(app, client), library, model)
+    app.cleanup_ctx.append(desk.closed_at_the_end)
     app.on_response_prepare.append(_headers)
     app.add_routes(
         [

@@ -6,8 +6,9 @@ import asyncio
 import hashlib
 import os
 import time
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from openai import AsyncOpenAI
 
@@ -18,6 +19,7 @@ from .documents import Document, Library, Refused
 
 MAX_QUESTION = 500
 """Characters."""
+T = TypeVar("T")
 How = Literal["hit", "similar", "shared", "fresh"]
 _OWN = {"max_age": None, "max_stale": None, "only_if_cached": False}
 
@@ -70,6 +72,7 @@ class Desk:
         self._cache = cache
         self._client = client
         self._model = model
+        self._changes: set[asyncio.Future[Any]] = set()
         # The file's stamp is part of the key, so a save by hand, outside of this service, counts.
         self._prepared = cache.cached(tags=lambda name, stamp: [f"text:{name}"])(self._prepare)
 
@@ -83,13 +86,33 @@ class Desk:
 
     async def save(self, name: str, data: bytes, expected: str | None) -> tuple[Document, int]:
         """Save a document; gives it, and how many answers from the old one are gone."""
-        document = await asyncio.to_thread(self.library.save, name, data, expected=expected)
-        return document, await self._changed(document.name)
+
+        async def saved() -> tuple[Document, int]:
+            document = await asyncio.to_thread(self.library.save, name, data, expected=expected)
+            return document, await self._changed(document.name)
+
+        return await self._to_its_end(saved())
 
     async def remove(self, name: str) -> int:
         """Delete a document; gives how many answers are gone with it."""
-        await asyncio.to_thread(self.library.remove, name)
-        return await self._changed(name)
+
+        async def removed() -> int:
+            await asyncio.to_thread(self.library.remove, name)
+            return await self._changed(name)
+
+        return await self._to_its_end(removed())
+
+    async def closed_at_the_end(self, app: object) -> AsyncIterator[None]:
+        """For `cleanup_ctx`: no change is left half done."""
+        yield
+        await asyncio.gather(*self._changes, return_exceptions=True)
+
+    async def _to_its_end(self, change: Coroutine[Any, Any, T]) -> T:
+        """Make a change of a file and of the cache, even if whoever wants it goes away halfway."""
+        task = asyncio.ensure_future(change)
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
+        return await asyncio.shield(task)
 
     async def _changed(self, name: str) -> int:
         """Drop what came from a file that is another now, in all workers.

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from aiopromptcache.testing import OpenAIServer
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    """One kind of event loop: that the cache works on all is tested elsewhere."""
+    return ("asyncio", {"debug": True})
 
 
 @pytest.fixture

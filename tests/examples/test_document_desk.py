@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -15,8 +16,9 @@ from aiopromptcache import PromptCache
 from aiopromptcache.similarity import LexicalSimilarity
 from aiopromptcache.testing import OpenAIServer
 from document_desk import documents
+from document_desk.desk import Desk
 from document_desk.documents import Document, Library
-from document_desk.prompt import UNKNOWN
+from document_desk.prompt import UNKNOWN, stand_in
 
 pytestmark = pytest.mark.anyio
 
@@ -167,6 +169,33 @@ async def test_a_delete_takes_the_answers_along(desk: Visitor) -> None:
     for method, path in (("GET", ""), ("DELETE", ""), ("POST", "/questions")):
         status, body = await desk.call(method, f"/documents/cat.md{path}", EATS)
         assert (status, body) == (404, {"error": "There is no document named cat.md."})
+
+
+async def test_a_save_whose_visitor_goes_still_drops_the_answers(
+    upstream: OpenAIServer, library: Library
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Library):
+        def save(self, name: str, data: bytes, *, expected: str | None = None) -> Document:
+            begun.set()
+            assert go_on.wait(10)
+            return super().save(name, data, expected=expected)
+
+    upstream.answer = stand_in
+    async with PromptCache() as cache:
+        desk = Desk(cache, cache.wrap(upstream.client()), Slow(library.folder), "m")
+        closing = desk.closed_at_the_end(None)
+        await anext(closing)
+        assert (await desk.ask("cat.md", EATS)).how == "fresh"
+        saving = asyncio.create_task(desk.save("cat.md", CAT.encode(), None))
+        await asyncio.to_thread(begun.wait, 10)
+        saving.cancel()
+        await asyncio.wait([saving])
+        assert saving.cancelled()
+        go_on.set()
+        assert await anext(closing, "closed") == "closed"
+        assert (await desk.ask("cat.md", EATS)).how == "fresh"
 
 
 async def test_nobody_saves_over_what_he_has_not_seen(desk: Visitor) -> None:

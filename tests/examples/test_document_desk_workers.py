@@ -9,7 +9,6 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from desk_calls import CAT, Started, Visitor, children, filled, runs, visiting
@@ -23,17 +22,27 @@ pytestmark = pytest.mark.anyio
 EATS = "When does the cat eat?"
 
 
-@pytest.fixture
-def anyio_backend() -> Any:
-    """One kind of event loop: what is under test here is in other processes."""
-    return ("asyncio", {"debug": True})
-
-
 @pytest.fixture(scope="module")
 def valkey() -> Iterator[Server]:
     """A Valkey for several desks."""
     with Server("valkey") as server:
         yield server
+
+
+def over(upstream: OpenAIServer, valkey: Server, folder: Path) -> Started:
+    """Two workers of a desk with two short documents, over servers that the test can see into."""
+    documents = folder / "documents"
+    documents.mkdir()
+    filled(documents)
+    upstream.answer = stand_in
+    return Started(
+        folder,
+        "--documents",
+        str(documents),
+        OPENAI_API_KEY="-",
+        OPENAI_BASE_URL=upstream.base_url,
+        REDIS_URL=valkey.url,
+    )
 
 
 async def by_all(desk: Visitor, name: str, question: str) -> tuple[set[int], Counter[str]]:
@@ -50,16 +59,7 @@ async def by_all(desk: Visitor, name: str, question: str) -> tuple[set[int], Cou
 async def test_two_workers_act_as_one(
     upstream: OpenAIServer, valkey: Server, tmp_path: Path
 ) -> None:
-    documents = tmp_path / "documents"
-    documents.mkdir()
-    filled(documents)
-    upstream.answer = stand_in
-    environment = {
-        "OPENAI_API_KEY": "-",
-        "OPENAI_BASE_URL": upstream.base_url,
-        "REDIS_URL": valkey.url,
-    }
-    with Started(tmp_path, "--documents", str(documents), **environment) as started:
+    with over(upstream, valkey, tmp_path) as started:
         async with visiting(started.url) as desk:
             for name, question in (("cat.md", EATS), ("kettle.txt", "Warranty?")):
                 _, how = await by_all(desk, name, question)
@@ -86,16 +86,8 @@ async def test_two_workers_act_as_one(
 async def test_after_a_save_no_worker_answers_from_the_text_before(
     upstream: OpenAIServer, valkey: Server, tmp_path: Path
 ) -> None:
-    (tmp_path / "documents").mkdir()
-    library = filled(tmp_path / "documents")
-    upstream.answer = stand_in
-    environment = {
-        "OPENAI_API_KEY": "-",
-        "OPENAI_BASE_URL": upstream.base_url,
-        "REDIS_URL": valkey.url,
-    }
     saved = 0
-    with Started(tmp_path, "--documents", str(library.folder), **environment) as started:
+    with over(upstream, valkey, tmp_path) as started:
         async with visiting(started.url) as desk:
 
             async def asks() -> None:
