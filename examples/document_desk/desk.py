@@ -154,7 +154,7 @@ class Desk:
 def checked(question: str) -> str:
     """A question without needless white space; `Refused` for one that is none."""
     question = " ".join(question.split())
-    if not question:
+    if not question or any("\ud800" <= letter <= "\udfff" for letter in question):
         raise Refused(400, "There is no question.")
     if len(question) > MAX_QUESTION:
         raise Refused(400, f"A question has at most {MAX_QUESTION} characters.")

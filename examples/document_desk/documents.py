@@ -52,7 +52,8 @@ class Library:
 
     def names(self) -> list[str]:
         """The names of all documents, sorted."""
-        return sorted(path.name for path in self.folder.iterdir() if _is_document(path))
+        found = [path.name for path in self.folder.iterdir() if _is_document(path)]
+        return sorted(filter(_is_name, found))
 
     def stamp(self, name: str) -> str:
         """Changes whenever the file does, by whoever's hand; much cheaper than reading it."""
@@ -112,6 +113,14 @@ def _is_document(path: Path) -> bool:
     return (
         path.suffix in SUFFIXES and path.name[0] != "." and not path.is_symlink() and path.is_file()
     )
+
+
+def _is_name(name: str) -> bool:
+    """Whether a file that somebody has put here can be asked for by its name."""
+    try:
+        return checked(name) == name
+    except Refused:
+        return False
 
 
 def checked(name: str) -> str:

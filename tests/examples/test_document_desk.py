@@ -252,7 +252,8 @@ async def test_links_and_hidden_files_are_no_documents(
     secret = tmp_path_factory.mktemp("elsewhere") / "secret.txt"
     secret.write_text("secret", "utf-8")
     (library.folder / "link.txt").symlink_to(secret)
-    (library.folder / ".hidden.txt").write_text("hidden", "utf-8")
+    for name in (".hidden.txt", "e\u0301.txt", "new\nline.txt", "\udcff.txt"):
+        (library.folder / name).write_text("no document's name", "utf-8")
     (library.folder / "folder.txt").mkdir()
     assert library.names() == ["cat.md", "kettle.txt"]
     for name in ("link.txt", "folder.txt"):
@@ -262,7 +263,7 @@ async def test_links_and_hidden_files_are_no_documents(
 
 
 async def test_what_is_no_question(desk: Visitor, upstream: OpenAIServer) -> None:
-    for question in ("", "  \n", "x" * 501, 7, ["x"]):
+    for question in ("", "  \n", "x" * 501, 7, ["x"], "\ud800"):
         status, body = await desk.call("POST", "/documents/cat.md/questions", question)
         assert (status, "question" in body["error"]) == (400, True)
     assert upstream.calls == 0
