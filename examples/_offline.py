@@ -1,8 +1,8 @@
 """What the services among the examples run on: a model, a Valkey, and several worker processes.
 
-`supervise` is the parent's part. It starts what is not there yet (a local model server where no
-OPENAI_API_KEY is set, a Valkey where no REDIS_URL is), then the workers, and ends all of them on
-Ctrl-C. A worker finds both through the environment and runs until `ended` returns.
+`supervise` is the parent's part. It starts a local model server, and a Valkey where there is no
+REDIS_URL, then the workers, and ends all of them on Ctrl-C. A worker finds both through the
+environment and runs until `ended` returns.
 """
 
 from __future__ import annotations
@@ -70,20 +70,20 @@ async def ended() -> None:
 
 
 def supervise(
-    worker: Sequence[str], *, workers: int, port: int, model: OpenAIServer, what: str
+    worker: Sequence[str], *, workers: int, port: int, model: OpenAIServer | None, what: str
 ) -> None:
     """Run worker processes until Ctrl-C, SIGTERM or a closed terminal.
 
     `worker` are the arguments that make this Python a worker; the port is added to them. `model`
-    answers where there is no OPENAI_API_KEY. Raises SystemExit where the port is taken, and where
-    a worker ends by itself.
+    answers; None is the real API. Raises SystemExit where the port is taken, and where a worker
+    ends by itself.
     """
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_supervise(worker, workers, port, model, what))
 
 
 async def _supervise(
-    worker: Sequence[str], workers: int, port: int, model: OpenAIServer, what: str
+    worker: Sequence[str], workers: int, port: int, model: OpenAIServer | None, what: str
 ) -> None:
     _stop_on_signals()
     async with _model(model) as offline, _store() as url:
@@ -101,9 +101,9 @@ async def _supervise(
 
 
 @asynccontextmanager
-async def _model(server: OpenAIServer) -> AsyncIterator[dict[str, str]]:
+async def _model(server: OpenAIServer | None) -> AsyncIterator[dict[str, str]]:
     """What the workers need in their environment to reach a model."""
-    if os.environ.get("OPENAI_API_KEY"):
+    if server is None:
         yield {}
         return
     async with server:

@@ -13,13 +13,13 @@ from typing import Any, Self
 
 import aiohttp
 from aiohttp import web
+from document_desk.app import make_app
+from document_desk.documents import Library
+from document_desk.prompt import stand_in
 from openai import AsyncOpenAI
 
 from aiopromptcache import PromptCache
 from aiopromptcache.testing import OpenAIServer
-from document_desk.app import make_app
-from document_desk.documents import Library
-from document_desk.prompt import stand_in
 
 ROOT = Path(__file__).parent.parent
 KETTLE = "Descale the kettle every three months.\n\nThe warranty lasts two years."

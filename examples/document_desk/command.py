@@ -12,10 +12,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from _offline import ended, listening, supervise, tiers
 from aiohttp import web
 from openai import AsyncOpenAI
 
-from _offline import ended, listening, supervise, tiers
 from aiopromptcache import PromptCache
 from aiopromptcache.testing import OpenAIServer
 from document_desk.app import make_app
@@ -30,7 +30,11 @@ SIMILARITIES = ("words", "meaning", "off")
 def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(prog="document_desk", description="Ask about your documents.")
-    parser.add_argument("--documents", type=Path, help="a folder of texts; default: two samples")
+    parser.add_argument(
+        "--documents",
+        type=Path,
+        help="a folder of texts; default: two samples, in a folder that goes with the desk",
+    )
     parser.add_argument("--workers", type=int, default=2, choices=range(1, 65), metavar="N")
     parser.add_argument("--port", type=int, default=8081, help="0: any that is free")
     parser.add_argument(
@@ -39,8 +43,12 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
         default="words",
         help="what makes two questions one (meaning: a small model, `pip install wordllama`)",
     )
+    parser.add_argument("--real", action="store_true", help="ask the API of OPENAI_API_KEY")
     parser.add_argument("--worker", type=int, help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    found = parser.parse_args(arguments)
+    if found.real and not os.environ.get("OPENAI_API_KEY"):
+        parser.error("--real needs OPENAI_API_KEY")
+    return found
 
 
 def possible(kind: str) -> str:
@@ -111,6 +119,6 @@ def serve(options: argparse.Namespace) -> None:
         [*worker, "--worker"],
         workers=options.workers,
         port=options.port,
-        model=OpenAIServer(answer=stand_in, latency=0.8),
+        model=None if options.real else OpenAIServer(answer=stand_in, latency=0.8),
         what="Document desk",
     )

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 from desk_calls import CAT, KETTLE, Visitor, filled, serving, visiting, waiting
+from document_desk import documents
+from document_desk.desk import Desk
+from document_desk.documents import Document, Library
+from document_desk.prompt import UNKNOWN, stand_in
 from yarl import URL
 
 from aiopromptcache import PromptCache
 from aiopromptcache.similarity import LexicalSimilarity
 from aiopromptcache.testing import OpenAIServer
-from document_desk import documents
-from document_desk.desk import Desk
-from document_desk.documents import Document, Library
-from document_desk.prompt import UNKNOWN, stand_in
 
 pytestmark = pytest.mark.anyio
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 
 import pytest
+from document_desk.documents import MAX_BYTES
+from document_desk.passages import CHOSEN, LONGEST, WHOLE, choose, index, sentences, split, words
+from document_desk.prompt import UNKNOWN, cited, messages, stand_in
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from aiopromptcache.testing import RecordedRequest
-from document_desk.documents import MAX_BYTES
-from document_desk.passages import CHOSEN, LONGEST, WHOLE, choose, index, sentences, split, words
-from document_desk.prompt import UNKNOWN, cited, messages, stand_in
 
 
 @given(st.text(alphabet="ab cé猫。.!?\n#", max_size=3_000))

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 from desk_calls import CAT, Started, Visitor, children, filled, runs, visiting
+from document_desk.prompt import stand_in
 from servers import Server
 
 from aiopromptcache.testing import OpenAIServer
-from document_desk.prompt import stand_in
 
 pytestmark = pytest.mark.anyio
 
@@ -37,6 +37,7 @@ def over(upstream: OpenAIServer, valkey: Server, folder: Path) -> Started:
     upstream.answer = stand_in
     return Started(
         folder,
+        "--real",
         "--documents",
         str(documents),
         OPENAI_API_KEY="-",
@@ -156,6 +157,11 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
         port = other.getsockname()[1]
         with pytest.raises(AssertionError, match=f"port {port} of 127.0.0.1: Address already in"):
             Started(tmp_path, "--port", str(port)).__enter__()
+
+
+async def test_the_real_api_needs_a_key(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="--real needs OPENAI_API_KEY"):
+        Started(tmp_path, "--real").__enter__()
 
 
 async def test_a_folder_that_is_none(tmp_path: Path) -> None:
