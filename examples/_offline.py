@@ -24,7 +24,7 @@ from aiopromptcache import MemoryTier, RedisTier, Tier
 from aiopromptcache.testing import OpenAIServer
 
 HOST = "127.0.0.1"
-PATIENCE = 20.0
+PATIENCE = 30.0
 """Seconds that a child may take to start or to end."""
 _READY = b"ready\n"
 _WITH_US = '"$@" & cat; kill $!; wait'
@@ -107,7 +107,8 @@ async def _model(server: OpenAIServer | None) -> AsyncIterator[dict[str, str]]:
         yield {}
         return
     async with server:
-        yield {"OPENAI_API_KEY": "offline", "OPENAI_BASE_URL": server.base_url}
+        direct = {"NO_PROXY": HOST, "no_proxy": HOST}
+        yield {"OPENAI_API_KEY": "offline", "OPENAI_BASE_URL": server.base_url, **direct}
 
 
 @asynccontextmanager
@@ -174,14 +175,21 @@ async def _children(
     try:
         for _ in range(count):
             running.append(await _start(command, stdin=PIPE, stdout=PIPE, env=env))
+        await _all_ready(running)
+        yield running
+    finally:
+        await asyncio.gather(*[_end(process) for process in running])
+
+
+async def _all_ready(running: list[Process]) -> None:
+    try:
         async with asyncio.timeout(PATIENCE):
             for process in running:
                 assert process.stdout is not None
                 if await process.stdout.readline() != _READY:
                     raise SystemExit("a worker did not start; what it says is above")
-        yield running
-    finally:
-        await asyncio.gather(*[_end(process) for process in running])
+    except TimeoutError:
+        raise SystemExit(f"a worker did not start in {PATIENCE:.0f} s") from None
 
 
 async def _start(command: list[str], **options: Any) -> Process:

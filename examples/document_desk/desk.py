@@ -14,7 +14,7 @@ from openai import AsyncOpenAI
 
 from aiopromptcache import CacheStatus, PromptCache, cache_status
 
-from . import passages, prompt
+from . import documents, passages, prompt
 from .documents import Document, Library, Refused
 
 MAX_QUESTION = 500
@@ -95,6 +95,7 @@ class Desk:
 
     async def remove(self, name: str) -> int:
         """Delete a document; gives how many answers are gone with it."""
+        name = documents.checked(name)
 
         async def removed() -> int:
             await asyncio.to_thread(self.library.remove, name)
@@ -125,7 +126,8 @@ class Desk:
 
     async def ask(self, name: str, question: str) -> Reply:
         """Answer a question from a document. Raises `Refused`, and the SDK's errors."""
-        question, started = checked(question), time.perf_counter()
+        # A name may be spelt in several ways; tags and keys need one.
+        name, question, started = documents.checked(name), checked(question), time.perf_counter()
         parts, indexed = await self._passages(name)
         places = passages.choose(parts, indexed, question)
         sent = {place + 1: parts[place] for place in places}

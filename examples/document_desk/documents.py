@@ -63,7 +63,7 @@ class Library:
     def read(self, name: str) -> Document:
         """One document."""
         with self._existing(name).open("rb") as file:
-            return Document(name, text_of(file.read(MAX_BYTES + 1)))
+            return Document(checked(name), text_of(file.read(MAX_BYTES + 1)))
 
     def save(self, name: str, data: bytes, *, expected: str | None = None) -> Document:
         """Write a document, a new one too.
@@ -71,7 +71,8 @@ class Library:
         `expected` is the version that the writer has seen, "" for none: another one there is
         refused. It is a check and not a lock: of two writers in the same moment the later wins.
         """
-        path, document = self._path(name), Document(name, text_of(data))
+        document = Document(checked(name), text_of(data))
+        path = self._path(document.name)
         self._check(path, expected)
         number, temporary = tempfile.mkstemp(prefix=".saving-", dir=self.folder)
         try:

@@ -163,6 +163,22 @@ async def test_an_upload_of_a_text_file(desk: Visitor, library: Library) -> None
     assert (await desk.ask(name, "How many cats are there?"))["of"] == 1
 
 
+async def test_one_document_by_two_spellings_of_its_name(desk: Visitor) -> None:
+    composed, decomposed = "caf\u00e9.txt", "cafe\u0301.txt"
+    assert (await desk.put(decomposed, CAT))[1]["name"] == composed
+    assert [await desk.how(name, EATS) for name in (decomposed, composed)] == ["fresh", "hit"]
+    assert (await desk.put(composed, CAT))[1]["dropped"] == 1
+    assert await desk.how(decomposed, EATS) == "fresh"
+    assert (await desk.call("DELETE", f"/documents/{decomposed}"))[1]["dropped"] == 1
+
+
+async def test_a_file_by_another_hand_that_is_no_text(desk: Visitor, library: Library) -> None:
+    (library.folder / "picture.txt").write_bytes(b"\x89PNG\r\n\x1a\n\0")
+    asking = [desk.call("POST", "/documents/picture.txt/questions", EATS) for _ in range(3)]
+    said = (415, {"error": "This is no text file: it is not UTF-8."})
+    assert await asyncio.gather(*asking) == [said] * 3
+
+
 async def test_a_delete_takes_the_answers_along(desk: Visitor) -> None:
     await desk.ask("cat.md", EATS)
     assert await desk.call("DELETE", "/documents/cat.md") == (200, {"dropped": 1})

@@ -108,7 +108,8 @@ async def test_after_a_save_no_worker_answers_from_the_text_before(
 
 
 async def test_one_command_and_nothing_left_of_it(tmp_path: Path) -> None:
-    with Started(tmp_path) as started:
+    proxied = {"HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1"}
+    with Started(tmp_path, **proxied) as started:
         async with visiting(started.url) as desk:
             workers, how = await by_all(desk, "handbook.md", "What does a lost card cost?")
             assert how["fresh"] == 1
