@@ -94,6 +94,7 @@ class Storage:
         tier.attach(context)
         if position == 0 and isinstance(tier, LocalTier):
             self.local, self.peek = tier, tier.peek
+            self._ledger.local = tier.name
             return
         guard = Guard(tier, context, partial(self._ledger.timings.took, "tier"))
         self.remote.append(guard)
@@ -107,21 +108,20 @@ class Storage:
 
     # Reading
 
-    def time_local(self, hear: Callable[[float], None], *, every: int = 1) -> Callable[[], None]:
+    def time_local(self, hear: Callable[[float], None], *, every: int = 1) -> None:
         """Tell `hear` the seconds of every so manieth look into the local tier.
 
-        Until the function is called that this gives: for others, a hit costs nothing of it.
+        Until `untime_local`: while nobody hears, a hit costs nothing of it.
         """
-        heard = hear, every
-        self._hearing.append(heard)
+        self._hearing.append((hear, every))
         self._set_peek()
 
-        def stop() -> None:
-            if heard in self._hearing:
-                self._hearing.remove(heard)
-                self._set_peek()
-
-        return stop
+    def untime_local(self, hear: Callable[[float], None]) -> None:
+        """Who was given to `time_local` is told no more."""
+        others = [heard for heard in self._hearing if heard[0] != hear]
+        mine = [heard for heard in self._hearing if heard[0] == hear]
+        self._hearing = others + mine[1:]
+        self._set_peek()
 
     def _set_peek(self) -> None:
         if self.local is None:
