@@ -63,9 +63,16 @@ class Ledger:
         self.events.emit(CacheEvent(kind=kind, namespace=self.namespace, **fields))
 
     def hit(
-        self, key: str, entry: Entry, tier: str, similar: dict[str, Any] | None = None
+        self,
+        key: str,
+        entry: Entry,
+        tier: str,
+        similar: dict[str, Any] | None = None,
+        took: float | None = None,
     ) -> float:
-        """Count a hit; gives the entry's age. `similar`: what its event says of a similar hit."""
+        """Count a hit; gives the entry's age. `similar`: what its event says of a similar hit;
+        `took`: the seconds that a remote tier took to find it.
+        """
         note_hit()
         self.saved(entry)
         age = entry.age(self.clock())
@@ -78,7 +85,8 @@ class Ledger:
         if self.heard:
             if self.observer is not None and tier == self.local:
                 self.observer.hit()
-            self.tell(outcome, entry=entry, key=key, tier=tier, age=age, **(similar or {}))
+            told = {"tier": tier, "age": age, "duration": took, **(similar or {})}
+            self.tell(outcome, entry=entry, key=key, **told)
         return age
 
     def saved(self, entry: Entry) -> None:
@@ -143,5 +151,6 @@ class Ledger:
         elif kind == "error":
             self.stats.errors += 1
         if self.events.active:
+            state = None if kind != "breaker" else "closed" if error is None else "open"
             key = slot.partition(":")[2] if slot else None
-            self.tell(kind, entry=entry, key=key, tier=tier, usage=None, error=error)
+            self.tell(kind, entry=entry, key=key, tier=tier, usage=None, error=error, state=state)

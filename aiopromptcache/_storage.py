@@ -31,6 +31,8 @@ class Found(NamedTuple):
     tier: str
     waited: bool = False
     """Did another process's flight bring it?"""
+    took: float | None = None
+    """Seconds that it took to find it in a remote tier."""
 
 
 class Begun(NamedTuple):
@@ -136,21 +138,27 @@ class Storage:
         Who asks for the same slot at once shares one look. `claim` says that the caller is going
         to load what is not there.
         """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         if claim and self.shared is not None:
             found, overtaken = await self._claim(slot)
         else:
             found, overtaken = await self._looks.look(slot)
-        if found is not None and promote and not overtaken:
+        if found is None:
+            return None
+        if promote and not overtaken:
             self._promote(slot, found)
-        return found
+        return found._replace(took=loop.time() - started)
 
     async def look_many(self, slots: Sequence[str], *, promote: bool = True) -> dict[str, Found]:
         """Like `look` for many slots, with one read for each remote tier."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         asked = {slot: self._looks.ask(slot) for slot in slots}
         found: dict[str, Found] = {}
         for slot, (waiter, look) in asked.items():
             if (one := await waiter) is not None:
-                found[slot] = one
+                found[slot] = one._replace(took=loop.time() - started)
                 if promote and not look.overtaken:
                     self._promote(slot, one)
         return found

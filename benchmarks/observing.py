@@ -41,7 +41,12 @@ class Silent(Ledger):
     """The ledger with everything about events and observers taken out."""
 
     def hit(
-        self, key: str, entry: Entry, tier: str, similar: dict[str, Any] | None = None
+        self,
+        key: str,
+        entry: Entry,
+        tier: str,
+        similar: dict[str, Any] | None = None,
+        took: float | None = None,
     ) -> float:
         """See `Ledger.hit`."""
         note_hit()
