@@ -38,7 +38,7 @@ class Usage(NamedTuple):
 
     def written(self) -> tuple[int, ...]:
         """As few numbers as make it again."""
-        return self if self.cached else self[:3]
+        return tuple(self) if self.cached else self[:3]
 
 
 def total(usages: Iterable[Usage | None]) -> Usage | None:

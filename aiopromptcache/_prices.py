@@ -37,9 +37,7 @@ class Price:
     def __post_init__(self) -> None:
         for name in ("input", "output", "cached_input"):
             value = getattr(self, name)
-            if value is None and name == "cached_input":
-                continue
-            if type(value) not in (int, float) or not 0 <= value < float("inf"):
+            if not _is_price(value) and (name != "cached_input" or value is not None):
                 raise ConfigurationError(
                     f"{name}={value!r}: expected US dollars per million tokens, 0 or more"
                 )
@@ -50,6 +48,12 @@ class Price:
         cached_input = self.input if self.cached_input is None else self.cached_input
         fresh = usage.prompt - cached
         return (fresh * self.input + cached * cached_input + usage.completion * self.output) / 1e6
+
+
+def _is_price(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 <= value < float("inf")
 
 
 class Prices:
