@@ -240,7 +240,9 @@ class PromptCache:
         kind, payload = encode(value)
         slot = self._slot(key, policy)
         if not policy.no_store:
-            await self._engine.storage.put(key, slot, self._engine.entry(kind, payload, policy))
+            await self._engine.storage.put(
+                key, slot, self._engine.answers.entry(kind, payload, policy)
+            )
 
     async def delete(self, *keys: str) -> int:
         """Remove keys (a `CacheStatus.key` too) from every tier; gives how many were there.
@@ -326,7 +328,7 @@ class PromptCache:
 
         async def load() -> Loaded:
             kind, payload = encode_as(await factory(), type)
-            entry = engine.entry(kind, payload, policy)
+            entry = engine.answers.entry(kind, payload, policy)
             return Loaded(entry, storable=type is None or _fits(type)(entry))
 
         answer = await engine.fetch(

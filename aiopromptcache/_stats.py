@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ._entry import Usage
 
@@ -83,6 +84,12 @@ class Estimate(Protocol):
     def bound(self) -> float | None: ...
 
 
+Outcome = Literal["hit", "stale", "similar", "miss", "collapsed", "bypass"]
+_HITS = frozenset({"hit", "stale", "similar"})
+OWN = "own"
+"""The endpoint of the caller's own keys: `get`, `get_or_create`, `cached`, `stream`."""
+
+
 @dataclass(slots=True)
 class Stats:
     """Counters since the cache was made. Read them; the cache writes them.
@@ -91,19 +98,15 @@ class Stats:
     Calls that may not be cached at all are only counted in `bypassed` and `upstream_calls`.
     """
 
-    requests: int = 0
-    hits: int = 0
-    misses: int = 0
-    collapsed: int = 0
-    """Answered by the flight of another caller."""
-    stale: int = 0
-    """Hits that were past their fresh life."""
+    outcomes: dict[tuple[str, Outcome, str], int] = field(default_factory=lambda: defaultdict(int))
+    """Calls by endpoint ("own" for the caller's own keys), outcome, and the tier of a hit ("" of
+    others). Past its fresh life a hit is "stale", for a question in other words it is "similar"."""
+    calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Upstream calls that were made, by endpoint: API calls, and runs of a factory."""
+    failures: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Those that failed."""
     refreshes: int = 0
     """Answers that were fetched in the background."""
-    bypassed: int = 0
-    """Calls that may not be cached."""
-    upstream_calls: int = 0
-    """Calls that were made: API calls and runs of a factory."""
     stores: int = 0
     errors: int = 0
     """Faults of the cache itself, and upstream calls that failed."""
@@ -113,13 +116,64 @@ class Stats:
     """Entries that left memory because their time was over."""
     dropped_events: int = 0
     """Events that a hook was too slow for."""
-    hits_by_tier: dict[str, int] = field(default_factory=dict)
     by_model: dict[tuple[str, str], ModelStats] = field(default_factory=dict)
     """Tokens and money by endpoint and model, as the calls name them."""
-    similar_hits: int = 0
-    """Hits that answered a question in other words."""
     similarity: Estimate | None = None
     """What is known of their quality; None without similarity."""
+
+    def _count(self, *outcomes: str) -> int:
+        # A copy, because whoever reads may be in another thread.
+        counts = dict(self.outcomes).items()
+        return sum(count for (_, outcome, _), count in counts if outcome in outcomes)
+
+    @property
+    def requests(self) -> int:
+        """Calls that could have been answered from the cache."""
+        return sum(dict(self.outcomes).values()) - self.bypassed
+
+    @property
+    def hits(self) -> int:
+        """Answered by a tier."""
+        return self._count(*_HITS)
+
+    @property
+    def misses(self) -> int:
+        """Answered by an upstream call of their own, or not at all."""
+        return self._count("miss")
+
+    @property
+    def collapsed(self) -> int:
+        """Answered by the flight of another caller."""
+        return self._count("collapsed")
+
+    @property
+    def stale(self) -> int:
+        """Hits that were past their fresh life."""
+        return self._count("stale")
+
+    @property
+    def similar_hits(self) -> int:
+        """Hits that answered a question in other words."""
+        return self._count("similar")
+
+    @property
+    def bypassed(self) -> int:
+        """Calls that may not be cached."""
+        return self._count("bypass")
+
+    @property
+    def hits_by_tier(self) -> dict[str, int]:
+        """Hits by the name of the tier."""
+        found: dict[str, int] = {}
+        for (_, _, tier), count in dict(self.outcomes).items():
+            if tier:
+                found[tier] = found.get(tier, 0) + count
+        return found
+
+    @property
+    def upstream_calls(self) -> int:
+        """Calls that were made: API calls and runs of a factory."""
+        return sum(dict(self.calls).values())
 
     def of_model(self, endpoint: str, model: str | None) -> ModelStats:
         """The counters of one model at one endpoint, to be counted on."""
@@ -166,7 +220,8 @@ class Stats:
     @property
     def hit_rate(self) -> float:
         """Hits over requests, 0 to 1; 0 before the first. Collapsed calls are no hits."""
-        return self.hits / self.requests if self.requests else 0.0
+        requests = self.requests
+        return self.hits / requests if requests else 0.0
 
     @property
     def false_hits(self) -> int:
@@ -190,10 +245,11 @@ class Stats:
 
     def as_dict(self) -> dict[str, Any]:
         """All counters and the hit rate, as plain JSON values."""
-        counters: dict[str, Any] = {
-            name: getattr(self, name) for name in self.__slots__ if name not in _APART
-        }
-        counters["hits_by_tier"] = dict(self.hits_by_tier)
+        counters: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
+        counters["outcomes"] = [
+            {"endpoint": endpoint, "outcome": outcome, "tier": tier, "count": count}
+            for (endpoint, outcome, tier), count in dict(self.outcomes).items()
+        ]
         counters |= _plain("saved", self.saved) | _plain("spent", self.spent)
         counters["by_model"] = [
             {"endpoint": row.endpoint, "model": row.model}
@@ -244,7 +300,22 @@ _OF_SIMILAR = (
     "false_hit_bound",
     "similarity_threshold",
 )
-_APART = frozenset({"by_model", "similarity", *_OF_SIMILAR})
+_PLAIN = (
+    "requests",
+    "hits",
+    "misses",
+    "collapsed",
+    "stale",
+    "refreshes",
+    "bypassed",
+    "upstream_calls",
+    "stores",
+    "errors",
+    "evictions",
+    "expirations",
+    "dropped_events",
+    "hits_by_tier",
+)
 
 
 def _sum(parts: Iterable[Money]) -> Money:

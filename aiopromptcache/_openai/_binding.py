@@ -353,7 +353,7 @@ class Binding:
         usage: Usage | None,
     ) -> Entry:
         model = model_of(call)
-        entry = self.engine.entry(
+        entry = self.engine.answers.entry(
             kind,
             payload,
             call.policy,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
 
@@ -22,7 +22,7 @@ from .._errors import NotCached
 from .._flights import FlightLost, OutOfPatience
 from .._keys import canonical
 from .._policy import Verdict, decide, refused_as
-from .._refresh import replaces
+from .._refresh import in_background, replaces
 from .._storage import Found
 from ._endpoints import Body
 from ._vectors import is_item
@@ -150,11 +150,34 @@ class Gathering:
         """
         ask = self._ask
         if not ask.policy.no_cache:
+            self._look_here()
+        if all(slot in self._found for slot in self._slots):
+            return self._hit()
+        outcome: Assembled | Whole | None = None
+
+        async def wait(ask: Ask) -> Answer | None:
+            nonlocal outcome
+            try:
+                outcome = await self._elsewhere()
+            except Whole as whole:  # no failure
+                outcome = whole
+                return None
+            return outcome.answer
+
+        await self._engine.answers.waited(ask, wait)
+        if isinstance(outcome, Whole):
+            raise outcome
+        return cast(Assembled, outcome)
+
+    async def _elsewhere(self) -> Assembled:
+        """All items, some of which memory does not have."""
+        ask = self._ask
+        if not ask.policy.no_cache:
             await self._look()
         missing = [slot for slot in self._slots if slot not in self._found]
         if missing and ask.policy.only_if_cached:
-            self._engine.ledger.count_request(leader=True)
-            self._engine.tell("miss", ask)
+            self._engine.ledger.count_request(ask.endpoint, leader=True)
+            self._engine.answers.tell("miss", ask)
             raise NotCached(f"only_if_cached: {len(missing)} of the inputs are in no tier")
         try:
             await self._fetch(missing)
@@ -162,18 +185,23 @@ class Gathering:
             raise
         except Exception as error:
             if not self._rescued(missing, error):
-                self._engine.ledger.count_request(leader=self._asked)
+                self._engine.ledger.count_request(ask.endpoint, leader=self._asked)
                 raise
             return self._hit(fwd="stale")
         return self._fetched() if missing else self._hit()
 
     # Looking
 
-    async def _look(self) -> None:
-        storage, loop = self._engine.storage, asyncio.get_running_loop()
+    def _look_here(self) -> None:
+        """What the local tier has, without awaiting."""
+        storage = self._engine.storage
         for slot in self._slots:
             if (entry := storage.peek(slot)) is not None:
                 self._judge(slot, Found(entry, storage.local_name))
+
+    async def _look(self) -> None:
+        """What remote tiers have of the rest."""
+        storage, loop = self._engine.storage, asyncio.get_running_loop()
         missing = [slot for slot in self._slots if slot not in self._found]
         whole = storage.peek(self._whole) if len(missing) == len(self._slots) else None
         if missing and storage.remote:
@@ -246,6 +274,9 @@ class Gathering:
         if own is not None:
             joins.append(flights.join(own.flight, leader=True))
         outcomes = await _all(joins)
+        if ask.waiting is not None:
+            for batch in theirs:
+                ask.waiting.follows(batch.flight)
         for (batch, slots), outcome in zip(theirs.items(), outcomes, strict=False):
             self._take(batch, slots, outcome)
         if own is not None:
@@ -319,8 +350,9 @@ class Gathering:
         local = engine.storage.local_name
         tiers = {found.tier for found in self._found.values()} - {local}
         self._refresh()
-        whole = summary(entries, engine.clock())
-        answer = engine.hit(self._items.key, whole, min(tiers, default=local), fwd=fwd)
+        took = max((f.took for f in self._found.values() if f.took is not None), default=None)
+        whole, tier = summary(entries, engine.clock()), min(tiers, default=local)
+        answer = engine.answers.hit(self._items.key, whole, tier, took=took, fwd=fwd)
         return Assembled(answer, entries, [fetched.extra for fetched in self._paid])
 
     def _fetched(self) -> Assembled:
@@ -328,7 +360,7 @@ class Gathering:
         engine, ask, leader = self._engine, self._ask, bool(self._paid)
         entries = self._entries()
         self._refresh()
-        engine.ledger.count_request(leader=leader)
+        engine.ledger.count_request(ask.endpoint, leader=leader)
         billed = {slot for fetched in self._paid for slot in fetched.entries}
         free = [self._entry(slot) for slot in self._items.slots if slot not in billed]
         if free:
@@ -337,7 +369,7 @@ class Gathering:
         for fetched in self._paid:
             whole = summary(list(fetched.entries.values()), engine.clock())
             engine.ledger.paid(whole, stored=fetched.stored >= fetched.entries.keys())
-        engine.tell("miss" if leader else "collapsed", ask, entry=brought)
+        engine.answers.tell("miss" if leader else "collapsed", ask, entry=brought)
         stored = self._stored >= self._brought.keys()
         fwd = ("request" if ask.policy.no_cache else ask.fwd) if leader else "miss"
         ttl = brought.ttl if stored else None
@@ -361,7 +393,8 @@ class Gathering:
             fresh = decide(entry, ask.policy, engine.clock()) is Verdict.FRESH
             return fresh and replaces(entry, seen[slot])
 
-        batch = engine.batches.start(ask, slots, self._load, replaced=replaced)
+        asked = in_background(ask)
+        batch = engine.batches.start(asked, slots, self._load, replaced=replaced)
         engine.refreshes.watch(
             batch.flight, ask, slots, lambda fetched: self._refreshed(slots, fetched)
         )
@@ -370,7 +403,7 @@ class Gathering:
         engine = self._engine
         if fetched.asked:
             engine.stats.refreshes += 1
-            engine.tell("refresh", self._ask)
+            engine.answers.tell("refresh", self._ask)
         for slot in slots:  # what another process is refreshing is not asked about again at once
             if slot not in fetched.stored:
                 engine.refreshes.failures.note(slot, outage=False)
