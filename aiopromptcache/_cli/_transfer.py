@@ -8,6 +8,7 @@ import secrets
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import aclosing, contextmanager
 from pathlib import Path
@@ -175,8 +176,6 @@ def _unpacked(name: str, raw: IO[bytes]) -> Iterator[IO[bytes]]:
 
 def _checked(name: str, raw: IO[bytes]) -> int:
     """How many entries there are, all of them good."""
-    import time
-
     with _unpacked(name, raw) as stream:
         return sum(1 for _ in Reader(stream, time.time()).items())
 
