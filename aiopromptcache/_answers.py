@@ -64,9 +64,19 @@ class Answers:
         self.stats = ledger.stats
         self.clock = ledger.clock
 
-    def hit(self, key: str, entry: Entry, tier: str, *, fwd: str | None = None) -> Answer:
-        """Count a hit and describe it; `fwd` where the upstream was asked before, and failed."""
-        age = self.ledger.hit(key, entry, tier)
+    def hit(
+        self,
+        key: str,
+        entry: Entry,
+        tier: str,
+        *,
+        took: float | None = None,
+        fwd: str | None = None,
+    ) -> Answer:
+        """Count a hit and describe it; `took`: the seconds that a remote tier took to find it;
+        `fwd` where the upstream was asked before, and failed.
+        """
+        age = self.ledger.hit(key, entry, tier, None, took)
         ttl = None if entry.ttl is None else entry.ttl - age
         if ttl is None or ttl > 0:
             return Answer(entry, (key, True, tier, age, ttl))

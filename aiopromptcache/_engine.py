@@ -104,7 +104,9 @@ class Engine:
 
         async def look(ask: Ask) -> Answer | None:
             found = await self._found_elsewhere(slot, policy, usable)
-            return None if found is None else self.answers.hit(key, found.entry, found.tier)
+            if found is None:
+                return None
+            return self.answers.hit(key, found.entry, found.tier, took=found.took)
 
         if (entry := self._found_here(slot, policy, usable)) is not None:
             return self.answers.hit(key, entry, self.storage.local_name)
@@ -153,7 +155,7 @@ class Engine:
         elif not self._good(verdict, ask.slot):
             ask.fwd = refused_as(entry, now)
             return None
-        return self.answers.hit(ask.key, entry, found.tier)
+        return self.answers.hit(ask.key, entry, found.tier, took=found.took)
 
     def _good(self, verdict: Verdict, slot: str) -> bool:
         """May an entry be given without asking the upstream first?"""

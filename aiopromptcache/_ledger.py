@@ -35,8 +35,17 @@ class Ledger:
         self.prices = Prices(prices)
         self.stats = Stats()
         self.timings = Timings()
-        self.observer: Observer | None = None
         self.events = Dispatcher(hooks, self.stats)
+        self.observer: Observer | None = None
+        self.heard = self.events.active
+        """False where nobody wants to know of each hit: then none is described."""
+        self.local = ""
+        """The name of the tier in whose answers nobody waits."""
+
+    def observe(self, observer: Observer | None) -> None:
+        """Let an observer be there from now on; None: nobody."""
+        self.observer = observer
+        self.heard = self.events.active or observer is not None
 
     def tell(self, kind: Any, *, entry: Entry | None = None, **fields: Any) -> None:
         """Emit an event, if anybody listens; `entry` fills in what it knows."""
@@ -54,9 +63,16 @@ class Ledger:
         self.events.emit(CacheEvent(kind=kind, namespace=self.namespace, **fields))
 
     def hit(
-        self, key: str, entry: Entry, tier: str, similar: dict[str, Any] | None = None
+        self,
+        key: str,
+        entry: Entry,
+        tier: str,
+        similar: dict[str, Any] | None = None,
+        took: float | None = None,
     ) -> float:
-        """Count a hit; gives the entry's age. `similar`: what its event says of a similar hit."""
+        """Count a hit; gives the entry's age. `similar`: what its event says of a similar hit;
+        `took`: the seconds that a remote tier took to find it.
+        """
         note_hit()
         self.saved(entry)
         age = entry.age(self.clock())
@@ -66,8 +82,11 @@ class Ledger:
         elif entry.ttl is not None and age >= entry.ttl:
             outcome = "stale"
         self.stats.outcomes[entry.endpoint or OWN, outcome, tier] += 1
-        if self.events.active:
-            self.tell(outcome, entry=entry, key=key, tier=tier, age=age, **(similar or {}))
+        if self.heard:
+            if self.observer is not None and tier == self.local:
+                self.observer.hit()
+            told = {"tier": tier, "age": age, "duration": took, **(similar or {})}
+            self.tell(outcome, entry=entry, key=key, **told)
         return age
 
     def saved(self, entry: Entry) -> None:
@@ -87,12 +106,14 @@ class Ledger:
         note_paid(stored=stored, usage=entry.usage, cost=self.prices.of(entry))
 
     def count_hit(self, key: str, entry: Entry, tier: str) -> None:
-        """Count a hit for which nobody wants a status."""
+        """Count a hit in memory for which nobody wants a status."""
         if self.events.active or entry.endpoint is not None:
             self.hit(key, entry, tier)
             return
         note_hit()
         self.stats.outcomes[OWN, "hit", tier] += 1
+        if self.observer is not None:
+            self.observer.hit()
 
     def count_request(self, endpoint: str | None, *, leader: bool) -> None:
         """Count a lookup that no tier answered."""
@@ -130,5 +151,6 @@ class Ledger:
         elif kind == "error":
             self.stats.erred("tier", tier, error)
         if self.events.active:
+            state = None if kind != "breaker" else "closed" if error is None else "open"
             key = slot.partition(":")[2] if slot else None
-            self.tell(kind, entry=entry, key=key, tier=tier, usage=None, error=error)
+            self.tell(kind, entry=entry, key=key, tier=tier, usage=None, error=error, state=state)

@@ -44,7 +44,7 @@ class Observer(Protocol):
     What is raised inside of a context manager passes through it.
     """
 
-    def hit(self, outcome: str, tier: str) -> None:
+    def hit(self) -> None:
         """The local tier has answered: nobody waits."""
         ...
 

@@ -31,6 +31,8 @@ class Found(NamedTuple):
     tier: str
     waited: bool = False
     """Did another process's flight bring it?"""
+    took: float | None = None
+    """Seconds that it took to find it in a remote tier."""
 
 
 class Begun(NamedTuple):
@@ -94,6 +96,7 @@ class Storage:
         tier.attach(context)
         if position == 0 and isinstance(tier, LocalTier):
             self.local, self.peek = tier, tier.peek
+            self._ledger.local = tier.name
             return
         guard = Guard(tier, context, partial(self._ledger.timings.took, "tier"))
         self.remote.append(guard)
@@ -107,21 +110,20 @@ class Storage:
 
     # Reading
 
-    def time_local(self, hear: Callable[[float], None], *, every: int = 1) -> Callable[[], None]:
+    def time_local(self, hear: Callable[[float], None], *, every: int = 1) -> None:
         """Tell `hear` the seconds of every so manieth look into the local tier.
 
-        Until the function is called that this gives: for others, a hit costs nothing of it.
+        Until `untime_local`: while nobody hears, a hit costs nothing of it.
         """
-        heard = hear, every
-        self._hearing.append(heard)
+        self._hearing.append((hear, every))
         self._set_peek()
 
-        def stop() -> None:
-            if heard in self._hearing:
-                self._hearing.remove(heard)
-                self._set_peek()
-
-        return stop
+    def untime_local(self, hear: Callable[[float], None]) -> None:
+        """Who was given to `time_local` is told no more."""
+        others = [heard for heard in self._hearing if heard[0] != hear]
+        mine = [heard for heard in self._hearing if heard[0] == hear]
+        self._hearing = others + mine[1:]
+        self._set_peek()
 
     def _set_peek(self) -> None:
         if self.local is None:
@@ -136,21 +138,27 @@ class Storage:
         Who asks for the same slot at once shares one look. `claim` says that the caller is going
         to load what is not there.
         """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         if claim and self.shared is not None:
             found, overtaken = await self._claim(slot)
         else:
             found, overtaken = await self._looks.look(slot)
-        if found is not None and promote and not overtaken:
+        if found is None:
+            return None
+        if promote and not overtaken:
             self._promote(slot, found)
-        return found
+        return found._replace(took=loop.time() - started)
 
     async def look_many(self, slots: Sequence[str], *, promote: bool = True) -> dict[str, Found]:
         """Like `look` for many slots, with one read for each remote tier."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         asked = {slot: self._looks.ask(slot) for slot in slots}
         found: dict[str, Found] = {}
         for slot, (waiter, look) in asked.items():
             if (one := await waiter) is not None:
-                found[slot] = one
+                found[slot] = one._replace(took=loop.time() - started)
                 if promote and not look.overtaken:
                     self._promote(slot, one)
         return found

@@ -350,8 +350,9 @@ class Gathering:
         local = engine.storage.local_name
         tiers = {found.tier for found in self._found.values()} - {local}
         self._refresh()
-        whole = summary(entries, engine.clock())
-        answer = engine.answers.hit(self._items.key, whole, min(tiers, default=local), fwd=fwd)
+        took = max((f.took for f in self._found.values() if f.took is not None), default=None)
+        whole, tier = summary(entries, engine.clock()), min(tiers, default=local)
+        answer = engine.answers.hit(self._items.key, whole, tier, took=took, fwd=fwd)
         return Assembled(answer, entries, [fetched.extra for fetched in self._paid])
 
     def _fetched(self) -> Assembled:

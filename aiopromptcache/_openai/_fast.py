@@ -205,7 +205,7 @@ class _FastCall:
         if engine.settled(found.entry, policy):
             form = self._binding.form(call, found.entry)
             if form is not None:
-                answer = engine.answers.hit(call.key, form, found.tier)
+                answer = engine.answers.hit(call.key, form, found.tier, took=found.took)
                 return self._waited(call, answer, started)
         call = call._replace(spent=_since(started))
         ask = self._ask(call)

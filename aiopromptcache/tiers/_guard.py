@@ -84,6 +84,11 @@ class Guard:
         """True while the breaker keeps calls away from the tier."""
         return self._reads.open
 
+    @property
+    def waiting(self) -> int:
+        """Writes that wait for the tier to return."""
+        return len(self._backlog.slots)
+
     # Reading
 
     async def get(self, slots: Sequence[str], *, spent: float = 0.0) -> Mapping[str, Entry]:
