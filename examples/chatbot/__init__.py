@@ -1,0 +1,1 @@
+"""A chat whose answers are paid for once. Run it with `python examples/chatbot`."""
