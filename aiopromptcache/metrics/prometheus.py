@@ -47,7 +47,8 @@ class PrometheusMetrics:
     seconds, sizes in bytes, money in US dollars. No prompt, key or partition is a label.
 
     A cache that is closed can still be read; one that is gone is left out, and nothing here keeps
-    it alive. Attaching twice changes nothing. `ConfigurationError` for what is no `PromptCache` or
+    it alive. Attaching twice changes nothing. The numbers are those of this process: with several
+    workers, each is scraped by itself. `ConfigurationError` for what is no `PromptCache` or
     `CollectorRegistry`.
     """
 
