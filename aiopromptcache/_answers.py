@@ -174,7 +174,7 @@ class Answers:
         Of a stream the wait ends when it begins. What tiers took of the call before counts too.
         """
         loop, observer = asyncio.get_running_loop(), self.ledger.observer
-        started, outcome = loop.time() - ask.spent, "error"
+        started, outcome = loop.time() - ask.spent, "cancelled"
         try:
             if observer is None:
                 answer = await work(ask)
@@ -183,6 +183,9 @@ class Answers:
                     answer = await work(ask)
                     ask.waiting.answered(answer)
             outcome = outcome_of(None if answer is None else answer.status)
+        except Exception:
+            outcome = "error"
+            raise
         finally:
             self.ledger.waited(ask.endpoint, outcome, loop.time() - started)
         return answer

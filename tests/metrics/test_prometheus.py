@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from engine_tools import quiet
 from observed import FACTORIES, MODEL, SECRET, TENANT, by, chat, samples, scrape, traffic
+from openai import InternalServerError
 from prometheus_client import CollectorRegistry, generate_latest
 
 from aiopromptcache import (
@@ -109,6 +110,30 @@ async def test_waits_and_looks_are_timed(server: OpenAIServer, registry: Collect
         await cache.get("nothing")
         again = read(registry)["aiopromptcache_tier_duration_seconds_count"]
         assert by(again)[()] == looked + 2, "while nobody reads, nothing is timed"
+
+
+async def test_waits_that_fail_or_are_given_up_are_told_apart(
+    server: OpenAIServer, registry: CollectorRegistry
+) -> None:
+    async with PromptCache() as cache:
+        create = cache.wrap(server.client(max_retries=0)).chat.completions.create
+        with PrometheusMetrics(cache, registry=registry):
+            server.fail(500)
+            with pytest.raises(InternalServerError):
+                await create(**chat())
+            server.hold()
+            task = asyncio.ensure_future(create(**chat()))
+            await server.wait_active(1)
+            task.cancel()
+            await asyncio.wait([task])
+            await server.wait_disconnects(1)
+            await quiet()
+            found = read(registry)
+            for metric in ("wait", "upstream"):
+                counts = found[f"aiopromptcache_{metric}_duration_seconds_count"]
+                assert by(counts, "outcome") == {("error",): 1, ("cancelled",): 1}
+            assert by(found["aiopromptcache_upstream_calls_total"])[()] == server.calls == 2
+            assert by(found["aiopromptcache_upstream_errors_total"])[()] == 1
 
 
 async def test_buckets_count_what_is_not_above_their_bound(
@@ -314,6 +339,20 @@ async def test_caches_without_memory_are_read_too(registry: CollectorRegistry) -
             found = read(registry)
             operations = found["aiopromptcache_tier_duration_seconds_count"]
             assert by(operations, "tier", "operation") == {("faulty", "get"): 1}
+
+
+async def test_tiers_that_know_what_they_hold_are_shown_with_it(
+    registry: CollectorRegistry,
+) -> None:
+    class Disk(MemoryTier):
+        name = "disk"
+
+    async with PromptCache(MemoryTier(max_entries=2), Disk(), FaultyTier()) as cache:
+        with PrometheusMetrics(cache, registry=registry):
+            for number in range(3):
+                await cache.set(str(number), number)
+            entries = by(read(registry)["aiopromptcache_tier_entries"], "tier")
+            assert entries == {("memory",): 2, ("disk",): 3}
 
 
 @pytest.mark.parametrize(
