@@ -163,9 +163,13 @@ async def test_hits_from_redis_by_a_second_cache(
     server: OpenAIServer, registry: CollectorRegistry, url: str
 ) -> None:
     events: list[CacheEvent] = []
-    first = PromptCache(MemoryTier(), RedisTier(url), namespace="shop")
-    second = PromptCache(MemoryTier(), RedisTier(url), namespace="shop", hooks=[events.append])
-    third = PromptCache(RedisTier(url), namespace="other")
+
+    def make(*tiers: Any, **options: Any) -> PromptCache:
+        return PromptCache(*tiers, RedisTier(url, timeout=5.0), **options)
+
+    first = make(MemoryTier(), namespace="shop")
+    second = make(MemoryTier(), namespace="shop", hooks=[events.append])
+    third = make(namespace="other")
     with PrometheusMetrics(first, second, third, registry=registry):
         told: Counter[Any] = Counter()
         for cache in (first, second):
