@@ -34,7 +34,8 @@ def reading(ledger: Ledger, looks: Histogram, local: str) -> Reading:
     found: Reading = {}
     _count_calls(found, ledger.stats)
     for tier, operation in tuple(ledger.timings.histograms["tier"]):
-        if (kind := _KINDS.get(operation)) is not None:
+        kind = None if tier == local else _KINDS.get(operation)  # others may time it as well
+        if kind is not None:
             histogram = ledger.timings.histograms["tier"][tier, operation]
             _add_histogram(found, f"{kind}/{_part(tier)}", histogram)
     for histogram in tuple(ledger.timings.histograms["upstream"].values()):

@@ -95,16 +95,16 @@ class Watch:
         """Begin at the next look into a tier, or upstream call."""
         if self._loop is not None or self._disarm is not None:
             return
-        timings = self.engine.ledger.timings
+        storage, timings = self.engine.storage, self.engine.ledger.timings
 
         def used(*_: Any) -> None:
             self.begin()
 
-        stop_looking = self.engine.storage.time_local(used)
+        storage.time_local(used)
         timings.heard.append(used)
 
         def disarm() -> None:
-            stop_looking()
+            storage.untime_local(used)
             timings.heard.remove(used)
 
         self._disarm = disarm
