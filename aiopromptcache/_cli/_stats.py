@@ -18,6 +18,7 @@ from .._entry import Usage, total
 from .._prices import Price
 from .._warm import NOTHING
 from ._errors import place_of
+from ._fleet import app_counters, app_rows
 from ._money import added, dollars, money_text, priced
 from ._options import Command, Settings, common
 from ._output import (
@@ -87,6 +88,8 @@ class Holdings:
     shares: dict[tuple[str | None, str | None], Share] = field(default_factory=dict)
     ages: tuple[float, float] | None = None
     unreadable: int = 0
+    app: dict[str, Any] | None = None
+    """What the app's processes have counted, where they tell it."""
 
     def add(self, row: Row | None, now: float) -> None:
         """Count one record."""
@@ -121,7 +124,8 @@ def stats(settings: Settings, watch: float | None, prices: tuple[tuple[str, Pric
     """Show what the cache holds: entries, bytes, models, tokens, money; and the server's memory.
 
     Every record of the namespace is read for it, in batches: on millions of entries that takes
-    a while, and does not hold up the server.
+    a while, and does not hold up the server. Where the app's processes have a dashboard, or
+    `aiopromptcache.dashboard.share`, their hits and misses are shown too.
     """
     table = dict(prices)
     run(settings, _watch(settings, table, watch) if watch else _once(settings, table))
@@ -160,6 +164,7 @@ async def _look(session: Session) -> tuple[Holdings, dict[str, Any]]:
     async with aclosing(session.rows()) as rows:
         async for row in rows:
             holdings.add(row, now)
+    holdings.app = await app_counters(session)
     return holdings, await server_facts(session)
 
 
@@ -193,6 +198,7 @@ def _as_dict(settings: Settings, holdings: Holdings, server: dict[str, Any]) -> 
             {"model": model, "endpoint": endpoint, **share.as_dict()}
             for (model, endpoint), share in holdings.largest_first
         ],
+        "app": holdings.app,
         "server": server or None,
     }
 
@@ -220,6 +226,7 @@ def _summary(
         ("tokens", tokens if whole.usage.total else None),
         ("money", None if whole.cost is None else f"{money_text(whole.cost)} that they cost"),
         ("age", f"{span_text(ages[0])} to {span_text(ages[1])}" if ages else None),
+        *app_rows(holdings.app),
     ]
 
 
