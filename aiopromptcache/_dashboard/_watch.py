@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
+import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -124,9 +125,13 @@ class Watch:
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
         now = self.engine.clock()
-        self._timer = loop.call_later(max(0.1, bucket(now, STEP) - now + 0.05), self._due, loop)
+        left = max(0.1, bucket(now, STEP) - now + 0.05)
+        self._timer = loop.call_later(left, _tick, weakref.ref(self), loop)
 
-    def _due(self, loop: asyncio.AbstractEventLoop) -> None:
+    def due(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Five seconds are over."""
+        if self._loop is not loop:
+            return
         self._wait(loop)
         self.sample()
         if self.guard is not None and (self._talking is None or self._talking.done()):
@@ -214,6 +219,7 @@ class Watch:
             report = read(each.text)
             if report is not None and each.process != self.process:
                 self._note(each.process, report, each.age, now)
+            await asyncio.sleep(0)  # of many, each takes its time
         for process in [p for p, other in self.others.items() if other.until <= now]:
             del self.others[process]
 
@@ -235,6 +241,12 @@ class Watch:
                 other.history.add(sample.at + shift, sample.counts)
                 self.history.add(sample.at + shift, sample.counts)
         other.heard = max([other.heard, *[sample.number for sample in report.recent]])
+
+
+def _tick(reference: weakref.ref[Watch], loop: asyncio.AbstractEventLoop) -> None:
+    """A timer keeps no cache alive that nobody has any more."""
+    if (watch := reference()) is not None:
+        watch.due(loop)
 
 
 async def _told(tier: ReportingTier, namespace: str) -> list[Told]:

@@ -199,7 +199,14 @@ async def test_it_fits(
     page = await browser.page(width=width, height=900)
     await page.resize(width, 900, phone=phone)
     await page.prefer(color_scheme=scheme)
-    await page.goto(app.url)
+    other = PromptCache(namespace="another-cache-whose-name-is-longer-than-a-phone-is-wide")
+    async with other, serving(Dashboard(app.cache, other)) as http:
+        await fits(page, f"{http.base_url}/", width, scheme, tmp_path)
+
+
+async def fits(page: Page, url: str, width: int, scheme: str, tmp_path: Path) -> None:
+    """Nothing is wider than the window, in the colours that were asked for."""
+    await page.goto(url)
     await page.wait_for(READY)
     assert await page.evaluate("document.documentElement.scrollWidth") <= width
     light = await page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import httpx
@@ -366,3 +368,25 @@ async def test_one_cache_is_watched_once() -> None:
         await cache.get("key")
         await asyncio.sleep(0)
         assert cache._engine.ledger.timings.heard == []
+
+
+async def test_watching_keeps_no_cache_alive() -> None:
+    cache = PromptCache()
+    share(cache)
+    await cache.get("key")
+    await asyncio.sleep(0)
+    watch = weakref.ref(watch_of(cache))
+    del cache
+    gc.collect()
+    assert watch() is None
+
+
+async def test_when_five_seconds_are_over_it_samples_and_waits_again() -> None:
+    async with PromptCache() as cache:
+        share(cache)
+        await cache.get("key")
+        watch = watch_of(cache)
+        first = watch._timer
+        watch.due(asyncio.get_running_loop())
+        assert watch._timer is not first
+        assert [counts for _, _, counts in watch._recent] == [{"miss": 1}]

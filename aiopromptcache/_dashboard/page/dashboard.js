@@ -8,7 +8,7 @@ import { table } from "./table.js";
 
 const PAUSE = 2_000;
 const PATIENCE = 10_000;
-const SPAN_NAMES = { 900: "15 min", 3600: "hour", 21600: "6 h", 86400: "24 h" };
+const SPAN_NAMES = { 900: "15 min", 3600: "1 h", 21600: "6 h", 86400: "24 h" };
 const ALL = "all";
 const find = (selector) => document.querySelector(selector);
 
@@ -29,7 +29,7 @@ const PLOTS = {
   faults: { title: "Errors", unit: "in the time shown", format: format.count,
     tick: format.compact, empty: "None in this time" },
   money: { title: "Money", unit: "US dollars, in the time shown", format: format.money,
-    empty: "No answers with a known price" },
+    tick: (value) => (value < 1 ? format.money(value) : `$${format.compact(value)}`), empty: "No answers with a known price" },
   tokens: { title: "Tokens", unit: "in the time shown", format: format.count,
     tick: format.compact, empty: "No tokens in this time" },
   entries: { title: "Entries", unit: "in the time shown", format: format.count,
@@ -143,7 +143,7 @@ function showNotice(state) {
 function showTiles(state, recent) {
   const { counts } = state;
   const lately = SPAN_NAMES[state.span];
-  const more = (value, write) => `${write(value ?? 0)} in the last ${lately}`;
+  const more = (value, write) => `last ${lately}: ${write(value ?? 0)}`;
   const shorter = (value) => (value >= 1e5 ? format.compact(value) : format.count(value));
   const requests = (of) => hitsOf(of) + sum(of, ["miss", "collapsed", "bypass"]);
   const lastRate = hitRate(recent);
@@ -152,7 +152,7 @@ function showTiles(state, recent) {
     : more(recent.cost_saved, format.money);
   const tiles = [
     ["Hit rate", format.percent(hitRate(counts)),
-      lastRate === null ? `no calls in the last ${lately}` : more(lastRate, format.percent)],
+      lastRate === null ? `last ${lately}: no calls` : more(lastRate, format.percent)],
     ["Calls", format.count(requests(counts)), more(requests(recent), shorter)],
     ["Upstream calls", format.count(counts.calls ?? 0), more(recent.calls, shorter)],
     ["Money saved", format.money(counts.cost_saved ?? (unpriced ? null : 0)), price],
@@ -200,10 +200,10 @@ function showTables(state) {
   ]);
   table("#tiers", ["Tier", "Breaker", "Hits", "Read p50", "Read p99", "Write p50", "Write p99",
     "Entries", "Bytes"], rows, "No tiers", 2);
-  table("#models", ["Model", "Endpoint", "Tokens saved", "Tokens spent", "Saved", "Spent"],
-    state.models.map((row) => [row.model, row.endpoint, format.count(row.saved_tokens),
-      format.count(row.spent_tokens), format.money(row.saved_cost), format.money(row.spent_cost)]),
-    "No model has answered yet.", 2);
+  table("#models", ["Model", "Tokens saved", "Tokens spent", "Saved", "Spent", "Endpoint"],
+    state.models.map((row) => [row.model, format.count(row.saved_tokens),
+      format.count(row.spent_tokens), format.money(row.saved_cost), format.money(row.spent_cost),
+      row.endpoint]), "No model has answered yet.", 1);
   table("#errors", ["When", "What", "Where", "Error"], state.errors.map((error) => [
     `${format.ago(Date.now() / 1000 - error.time)} ago`, error.kind, error.where ?? "–",
     element("code", {}, error.error)]), "None so far.", 4);

@@ -214,14 +214,24 @@ export class Plot {
     const line = runs.map((one) => `M${one.map(at(each.top)).join("L")}${one[1] ? "" : "h.1"}`);
     const marks = [];
     if (each.base) {
-      const back = (one) => [...one].reverse().map(at(each.base)).join("L");
-      const area = runs.map((one) => `M${one.map(at(each.top)).join("L")}L${back(one)}Z`).join("");
+      const back = (one) => [...one].reverse().map((index) => this.#step(each.base, index, -1));
+      const forth = (one) => one.map((index) => this.#step(each.top, index, 1));
+      const area = runs.map((one) => `M${[...forth(one), ...back(one)].join("L")}Z`).join("");
       marks.push(shape("path", { d: area, class: `area ${each.colour}` }));
     } else {
       const dashed = each.dashed ? " dashed" : "";
       marks.push(shape("path", { d: line.join(""), class: `line ${each.colour}${dashed}` }));
     }
     return marks;
+  }
+
+  /** The edge of one step, which is as wide as the way to the next. */
+  #step(edge, index, direction) {
+    const [left, right] = [this.x(0), this.x(this.times.length - 1)];
+    const [from, to] = [index - direction / 2, index + direction / 2].map(
+      (at) => round(Math.min(right, Math.max(left, this.x(at)))));
+    const y = round(this.y(edge[index]));
+    return `${from} ${y}L${to} ${y}`;
   }
 
   #drawCursor() {
