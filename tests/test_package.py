@@ -67,11 +67,13 @@ def test_what_decides_knows_no_tier_and_no_engine(name: str) -> None:
         "openai",
         "redis",
         "aiohttp",
+        "click",
         "cryptography",
         "numpy",
         "opentelemetry",
         "prometheus_client",
         "rapidfuzz",
+        "rich",
         "starlette",
     ],
 )
