@@ -12,7 +12,8 @@ from ._errors import (
 )
 from ._events import CacheEvent, Hook
 from ._policy import Policy, Request
-from ._stats import Stats, TokenCount
+from ._prices import Price
+from ._stats import ModelStats, Money, Stats, TokenCount
 from ._status import CacheStatus, cache_status
 from ._warm import WarmReport
 from .tiers._base import LocalTier, Tier, TierContext
@@ -30,8 +31,11 @@ __all__ = [
     "Kind",
     "LocalTier",
     "MemoryTier",
+    "ModelStats",
+    "Money",
     "NotCached",
     "Policy",
+    "Price",
     "PromptCache",
     "PromptCacheError",
     "RedisTier",

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ._entry import Entry, Kind
 from ._follow import Form
+from ._observer import Waiting
 from ._policy import Policy
 from ._refresh import is_outage
 from ._streams import Live
@@ -23,6 +24,11 @@ class Loaded(NamedTuple):
     entry: Entry
     storable: bool = True
     extra: Any = None
+
+    @property
+    def brought(self) -> tuple[Entry, ...]:
+        """All entries."""
+        return (self.entry,)
 
 
 class Similarity(NamedTuple):
@@ -85,6 +91,10 @@ class Prompt:
         return self._split()
 
 
+async def _nothing() -> Loaded:
+    raise AssertionError("this question is not for the upstream")
+
+
 @dataclass(slots=True, kw_only=True)
 class Ask:
     """One caller's question."""
@@ -92,7 +102,7 @@ class Ask:
     key: str
     slot: str
     policy: Policy
-    load: Callable[[], Awaitable[Loaded]]
+    load: Callable[[], Awaitable[Loaded]] = _nothing
     accepts: Callable[[Entry], bool] = lambda entry: True
     """False where an entry is there but of no use to this caller: then it is a miss."""
     outlasts: Callable[[Exception, float | None], bool] = lambda error, patience: False
@@ -124,3 +134,7 @@ class Ask:
     """Set where a similar question's answer may do."""
     remarks: dict[str, Any] | None = None
     """Fields of the event of a miss."""
+    background: bool = False
+    """True where no caller waits for it."""
+    waiting: Waiting | None = None
+    """What an observer made of its caller's waiting."""

@@ -37,6 +37,11 @@ class Fetched(NamedTuple):
     asked: frozenset[str] = frozenset()
     """What the upstream was asked for. Of a refresh, other processes may be doing the rest."""
 
+    @property
+    def brought(self) -> tuple[Entry, ...]:
+        """All entries."""
+        return tuple(self.entries.values())
+
 
 class Batch:
     """One upstream call for several slots."""
@@ -136,18 +141,18 @@ class Batches:
         engine = self._engine
         if keeps(ask.policy):
             await engine.storage.attend()
-        fetched, took = await engine.paid(ask, lambda: load(slots))
+        fetched = await engine.answers.paid(ask, flight, lambda: load(slots))
         fetched = fetched._replace(asked=frozenset(slots))
         flight.kept = True
-        for entry in fetched.entries.values():
-            entry.cost = took
         if not fetched.storable or not keeps(ask.policy):
             return fetched
         entries = fetched.entries.items()
         kept = {slot: Keeping(batch.marks[slot], entry) for slot, entry in entries}
         stored = await engine.storage.keep_many(kept, ask.spent)
         if stored:
-            engine.tell("store", ask, size=sum(fetched.entries[slot].size for slot in stored))
+            engine.answers.tell(
+                "store", ask, size=sum(fetched.entries[slot].size for slot in stored)
+            )
         return fetched._replace(stored=frozenset(stored))
 
     def _ended(self, batch: Batch) -> None:

@@ -9,7 +9,7 @@ from contextvars import ContextVar
 from dataclasses import replace
 from datetime import timedelta
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
 
 from ._ask import SIDE, Ask, Loaded
 from ._cached import decorate
@@ -19,6 +19,7 @@ from ._errors import ConfigurationError
 from ._events import Hook
 from ._keys import prefix, request_key
 from ._policy import Policy, seconds, tag_tuple
+from ._prices import Price
 from ._shared import SharedStream
 from ._similar import learning
 from ._stats import Stats
@@ -42,7 +43,17 @@ P = ParamSpec("P")
 Ttl = float | timedelta | EllipsisType | None
 """Seconds, a timedelta, None (no expiry), or `...`: as the policy says."""
 
-_controls: ContextVar[dict[PromptCache, Policy] | None] = ContextVar(
+
+class _Control(NamedTuple):
+    """The policies in force in one context."""
+
+    asking: Policy
+    """For what could be asked anew: model calls, factories, cached functions."""
+    given: Policy
+    """For values that the app itself gives and gets: a request's directives do not reach them."""
+
+
+_controls: ContextVar[dict[PromptCache, _Control] | None] = ContextVar(
     "aiopromptcache control", default=None
 )
 
@@ -53,7 +64,8 @@ class PromptCache:
     `tiers` are asked in order, fastest first; none given means one `MemoryTier()`. `ttl` is
     shorthand for `Policy(ttl=…)`. `hooks` get a `CacheEvent` each. `clock` gives seconds, as
     `time.time` does. `similarity`, a matcher of `aiopromptcache.similarity`, lets a call of a
-    wrapped client get the answer to a question in other words.
+    wrapped client get the answer to a question in other words. `prices`, a `Price` by model, counts
+    before those of genai-prices, which are used where the extra "prices" is installed.
 
     Works at module level without `async with`; leaving `async with`, or `aclose()`, drains what is
     still being written and closes the connections that the cache made. One cache may serve one
@@ -71,6 +83,7 @@ class PromptCache:
         namespace: str = "default",
         hooks: Iterable[Hook] = (),
         similarity: Matcher | None = None,
+        prices: Mapping[str, Price] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         if policy is not None and not isinstance(policy, Policy):
@@ -83,6 +96,7 @@ class PromptCache:
             namespace=namespace,
             hooks=hooks,
             clock=clock,
+            prices={} if prices is None else prices,
             similarity=None if similarity is None else _matcher(similarity),
         )
 
@@ -133,21 +147,36 @@ class PromptCache:
         A context variable carries it, so it also reaches calls made deep inside a framework, and
         tasks started inside. An unknown field or a value out of range is a `ConfigurationError`.
         """
+        with self._controlled(policy_fields, {}):
+            yield
+
+    @contextmanager
+    def _controlled(self, fields: dict[str, Any], directives: dict[str, Any]) -> Iterator[None]:
+        """Override `fields` for all calls inside, and `directives` for what could be asked anew."""
         outer = _controls.get()
-        _controls.set({**(outer or {}), self: self.current_policy.merged(**policy_fields)})
+        asking, given = self._control
+        asking, given = asking.merged(**fields, **directives), given.merged(**fields)
+        _controls.set({**(outer or {}), self: _Control(asking, given)})
         try:
             yield
         finally:
             _controls.set(outer)
 
     @property
+    def _control(self) -> _Control:
+        controls = _controls.get()
+        found = None if controls is None else controls.get(self)
+        return found or _Control(self.policy, self.policy)
+
+    @property
     def current_policy(self) -> Policy:
         """The cache's policy with the overrides of the `control` blocks that we are in."""
         controls = _controls.get()
-        return self.policy if controls is None else controls.get(self, self.policy)
+        if controls is None or (found := controls.get(self)) is None:
+            return self.policy
+        return found.asking
 
-    def _policy_with(self, ttl: Ttl, tags: Iterable[str]) -> Policy:
-        policy = self.current_policy
+    def _policy_with(self, policy: Policy, ttl: Ttl, tags: Iterable[str]) -> Policy:
         if ttl is not ...:
             policy = replace(policy, ttl=ttl)
         if tags:
@@ -190,7 +219,7 @@ class PromptCache:
         fresh life is a miss as well (nothing here could refresh it), but for `max_stale`.
         """
         engine = self._engine
-        policy = self.current_policy
+        policy = self._control.given
         slot = self._slot(key, policy)
         if not policy.no_cache:
             answer = await engine.find(key, slot, policy, _fits(type))
@@ -207,11 +236,13 @@ class PromptCache:
         JSON values and bytes come back equal and of the same type from every tier; pydantic
         models are stored as JSON. `TypeError` for anything else, naming the offending part.
         """
-        policy = self._policy_with(ttl, tags)
+        policy = self._policy_with(self._control.given, ttl, tags)
         kind, payload = encode(value)
         slot = self._slot(key, policy)
         if not policy.no_store:
-            await self._engine.storage.put(key, slot, self._engine.entry(kind, payload, policy))
+            await self._engine.storage.put(
+                key, slot, self._engine.answers.entry(kind, payload, policy)
+            )
 
     async def delete(self, *keys: str) -> int:
         """Remove keys (a `CacheStatus.key` too) from every tier; gives how many were there.
@@ -280,7 +311,9 @@ class PromptCache:
         A factory that waits for its own key gets `ReentrantCall`.
         """
         engine = self._engine
-        policy = self.current_policy if ttl is ... and not tags else self._policy_with(ttl, tags)
+        policy = self.current_policy
+        if ttl is not ... or tags:
+            policy = self._policy_with(policy, ttl, tags)
         slot = self._slot(key, policy)
         if not policy.no_cache:
             entry = engine.peek(slot, policy)
@@ -295,7 +328,7 @@ class PromptCache:
 
         async def load() -> Loaded:
             kind, payload = encode_as(await factory(), type)
-            entry = engine.entry(kind, payload, policy)
+            entry = engine.answers.entry(kind, payload, policy)
             return Loaded(entry, storable=type is None or _fits(type)(entry))
 
         answer = await engine.fetch(
@@ -323,7 +356,7 @@ class PromptCache:
         Nothing happens before the first item is asked for; the policy is the one in force now.
         `TypeError`, as an item comes, where it cannot be stored.
         """
-        policy = self._policy_with(ttl, tags)
+        policy = self._policy_with(self.current_policy, ttl, tags)
         slot = self._slot(key, policy)
         return SharedStream(self._engine, key, slot, policy, factory)
 

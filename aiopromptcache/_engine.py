@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar, cast
+from typing import Any
 
-from ._ask import COMING, Answer, Ask, Landed, Loaded
+from ._answers import Answers
+from ._ask import Answer, Ask, Landed
 from ._batches import Batches
-from ._entry import Entry, Kind
+from ._entry import Entry
 from ._errors import NotCached
 from ._events import Hook
 from ._flights import Flight, FlightLost, Flights, OutOfPatience
 from ._ledger import Ledger
 from ._policy import Policy, Verdict, decide, due_early, refused_as
+from ._prices import Price
 from ._refresh import Refreshes, replaces
 from ._relay import Relays
 from ._similar import Similar
-from ._status import LiveStatus
 from ._storage import Found, Storage
 from ._streams import Reader, read_live
-from ._tally import note_paid, note_stale
 from .tiers._base import Lease, Tier
-
-T = TypeVar("T")
 
 NO_STORE_LANE = "no-store"
 DRAIN_SECONDS = 1.0
@@ -46,9 +44,11 @@ class Engine:
         namespace: str,
         hooks: Iterable[Hook],
         clock: Callable[[], float],
+        prices: Mapping[str, Price],
         similarity: Any = None,
     ) -> None:
-        self.ledger = Ledger(namespace, hooks, clock)
+        self.ledger = Ledger(namespace, hooks, clock, prices)
+        self.answers = Answers(self.ledger)
         self.flights: Flights[Any] = Flights()
         self.storage = Storage(tiers, self.ledger, self.flights)
         self.relays = Relays(self.flights, self.storage.shared, clock)
@@ -96,20 +96,42 @@ class Engine:
         final = {Verdict.FRESH, Verdict.ACCEPTED}
         if policy.max_stale is not None:
             final.add(Verdict.REVALIDATE)
-        found = await self._found(
-            slot, policy, lambda entry, verdict: verdict in final and accepts(entry)
-        )
-        return None if found is None else self.hit(key, found.entry, found.tier)
+
+        def usable(entry: Entry, verdict: Verdict) -> bool:
+            return verdict in final and accepts(entry)
+
+        async def look(ask: Ask) -> Answer | None:
+            found = await self._found_elsewhere(slot, policy, usable)
+            if found is None:
+                return None
+            return self.answers.hit(key, found.entry, found.tier, took=found.took)
+
+        if (entry := self._found_here(slot, policy, usable)) is not None:
+            return self.answers.hit(key, entry, self.storage.local_name)
+        if not self.storage.remote:
+            return None
+        return await self.answers.waited(Ask(key=key, slot=slot, policy=policy), look)
+
+    def _found_here(
+        self, slot: str, policy: Policy, usable: Callable[[Entry, Verdict], bool]
+    ) -> Entry | None:
+        """The local tier's entry, if it is of use."""
+        entry = self.storage.peek(slot)
+        if entry is not None and usable(entry, decide(entry, policy, self.clock())):
+            return entry
+        return None
 
     async def _found(
         self, slot: str, policy: Policy, usable: Callable[[Entry, Verdict], bool]
     ) -> Found | None:
         """The first entry of use, fastest tier first."""
-        entry = self.storage.peek(slot)
-        if entry is not None and usable(entry, decide(entry, policy, self.clock())):
+        if (entry := self._found_here(slot, policy, usable)) is not None:
             return Found(entry, self.storage.local_name)
-        if not self.storage.remote:
-            return None
+        return await self._found_elsewhere(slot, policy, usable) if self.storage.remote else None
+
+    async def _found_elsewhere(
+        self, slot: str, policy: Policy, usable: Callable[[Entry, Verdict], bool]
+    ) -> Found | None:
         found = await self.storage.look(slot, promote=not policy.no_store)
         if found is not None and usable(found.entry, decide(found.entry, policy, self.clock())):
             return found
@@ -131,7 +153,7 @@ class Engine:
         elif not self._good(verdict, ask.slot):
             ask.fwd = refused_as(entry, now)
             return None
-        return self.hit(ask.key, entry, found.tier)
+        return self.answers.hit(ask.key, entry, found.tier, took=found.took)
 
     def _good(self, verdict: Verdict, slot: str) -> bool:
         """May an entry be given without asking the upstream first?"""
@@ -160,9 +182,13 @@ class Engine:
         Raises what the upstream raised, `NotCached` for only_if_cached, and `OutOfPatience` for a
         follower whose own time is up.
         """
-        policy = ask.policy
-        if not policy.no_cache and not ask.looked and (answer := self.local(ask)) is not None:
+        if not ask.policy.no_cache and not ask.looked and (answer := self.local(ask)) is not None:
             return answer
+        return await self.answers.waited(ask, self._fetch)
+
+    async def _fetch(self, ask: Ask) -> Answer:
+        """What no memory has, so that the caller waits for it."""
+        policy = ask.policy
         if policy.only_if_cached and (answer := await self.fetch_stored(ask)):
             return answer
         lane = self._lane(policy)
@@ -224,6 +250,8 @@ class Engine:
         flight = self.joinable(ask.slot, ask.policy, ask.follows)
         if flight is None:
             return None
+        if ask.waiting is not None:
+            ask.waiting.follows(flight)
         try:
             landed = await self._join(flight, ask, leader=False)
         except FlightLost:
@@ -236,7 +264,7 @@ class Engine:
                     return None
                 if (answer := await self.rescue(ask, error)) is not None:
                     return answer
-            self.ledger.count_request(leader=False)
+            self.ledger.count_request(ask.endpoint, leader=False)
             raise
         if isinstance(landed, Reader):
             return await self._begun(ask, landed)
@@ -261,12 +289,12 @@ class Engine:
         try:
             landed = await self._join(flight, ask, leader=True)
         except FlightLost:
-            self.ledger.count_request(leader=True)
+            self.ledger.count_request(ask.endpoint, leader=True)
             raise asyncio.CancelledError from None
         except BaseException as error:
             if isinstance(error, Exception) and (answer := await self.rescue(ask, error)):
                 return answer
-            self.ledger.count_request(leader=True)
+            self.ledger.count_request(ask.endpoint, leader=True)
             raise
         if isinstance(landed, Reader):
             return await self._begun(ask, landed)
@@ -286,7 +314,7 @@ class Engine:
             if answer is not None:
                 reader.leave()
                 return answer
-        return self._coming(ask, reader)
+        return self.answers.coming(ask, reader)
 
     async def rescue(self, ask: Ask, error: Exception) -> Answer | None:
         """The old answer in place of an upstream's failure, where stale_if_error allows it.
@@ -306,7 +334,7 @@ class Engine:
         )
         if found is None:
             return None
-        return self.hit(ask.key, found.entry, found.tier, fwd="stale")
+        return self.answers.hit(ask.key, found.entry, found.tier, fwd="stale")
 
     async def fetch_stored(self, ask: Ask) -> Answer | None:
         """The answer of a tier, or None. Raises `NotCached` for only_if_cached."""
@@ -317,8 +345,8 @@ class Engine:
         if ask.policy.only_if_cached:
             if self.similar is not None and (answer := await self.similar.fetch_stored(ask)):
                 return answer
-            self.ledger.count_request(leader=True)
-            self.tell("miss", ask)
+            self.ledger.count_request(ask.endpoint, leader=True)
+            self.answers.tell("miss", ask)
             raise NotCached(f"only_if_cached: no tier has a usable answer for the key {ask.key}")
         return None
 
@@ -334,7 +362,7 @@ class Engine:
             if self.similar is not None and (landed := await self.similar.find(ask)) is not None:
                 return await self.similar.stored_copy(flight, ask, landed, lease)
             self.relays.leads(flight, ask, lease)
-            loaded = await self._load(ask)
+            loaded = await self.answers.paid(ask, flight, ask.load)
             flight.kept, shareable = True, loaded.storable
             stored = False
             if loaded.storable and not ask.policy.no_store:
@@ -343,7 +371,7 @@ class Engine:
             self.relays.over(flight)
             self.storage.give_back(lease, shareable=shareable)
         if stored:
-            self.tell("store", ask, entry=loaded.entry)
+            self.answers.tell("store", ask, entry=loaded.entry)
             if self.similar is not None:
                 self.similar.learn(ask)
         return Landed(loaded.entry, None, stored, loaded.extra)
@@ -372,23 +400,6 @@ class Engine:
         ask.spent = begun.spent
         return begun.found, begun.lease
 
-    async def _load(self, ask: Ask) -> Loaded:
-        loaded, took = await self.paid(ask, ask.load)
-        loaded.entry.cost = took
-        return loaded
-
-    async def paid(self, ask: Ask, load: Callable[[], Awaitable[T]]) -> tuple[T, float]:
-        """What one upstream call gives, and the seconds that it took; counted."""
-        self.stats.upstream_calls += 1
-        started = self.clock()
-        try:
-            brought = await load()
-        except Exception as error:
-            self.stats.errors += 1
-            self.tell("error", ask, error=error, duration=self.clock() - started)
-            raise
-        return brought, max(0.0, self.clock() - started)
-
     def answered(self, ask: Ask, landed: Landed, *, leader: bool) -> Answer:
         """Count and describe what a flight brought to one of its callers."""
         entry = landed.entry
@@ -396,96 +407,17 @@ class Engine:
             return self.similar.hit(ask, landed, leader=leader)
         if landed.tier is not None and not landed.waited:
             found = Found(entry, landed.tier)
-            return self.offer(ask, found) or self.hit(ask.key, entry, landed.tier)
-        leader = leader and not landed.waited
-        self.ledger.count_request(leader=leader)
-        if not leader and entry.usage is not None:
-            self.stats.tokens_saved.add(entry.usage)
-        self.tell("miss" if leader else "collapsed", ask, entry=entry)
-        if leader:
-            note_paid(stored=landed.stored, usage=entry.usage)
-        fwd = "request" if ask.policy.no_cache else ask.fwd if leader else "miss"
-        ttl = entry.ttl if landed.stored or landed.waited else None
-        if ttl is not None and landed.waited:
-            ttl -= entry.age(self.clock())
-        status = (ask.key, False, None, None, ttl, fwd, not leader, landed.stored)
-        return Answer(entry, status, landed.extra if leader else None)
-
-    def _coming(self, ask: Ask, reader: Reader) -> Answer:
-        """One caller's share of an answer that is still coming; its status is final at the end."""
-        leader = reader.leader
-        self.ledger.count_request(leader=leader)
-        if leader:
-            self.tell("miss", ask)
-        fwd = "request" if ask.policy.no_cache else ask.fwd if leader else "miss"
-        status = LiveStatus((ask.key, False, None, None, None, fwd, not leader, False))
-
-        def ended(landed: Landed | None, whole: bool) -> None:
-            entry = None if landed is None else landed.entry
-            if landed is not None and (landed.stored or landed.waited):
-                ttl, stored = landed.entry.ttl, landed.stored
-                status.arguments = (ask.key, False, None, None, ttl, fwd, not leader, stored)
-            if leader:
-                if landed is not None and entry is not None:
-                    note_paid(stored=landed.stored, usage=entry.usage)
-            else:
-                if whole and entry is not None and entry.usage is not None:
-                    self.stats.tokens_saved.add(entry.usage)
-                self.tell("collapsed", ask, **({} if entry is None else {"entry": entry}))
-
-        reader.on_end = ended
-        return Answer(COMING, status, reader)
-
-    def hit(self, key: str, entry: Entry, tier: str, *, fwd: str | None = None) -> Answer:
-        """Count a hit and describe it; `fwd` where the upstream was asked before, and failed."""
-        age = self.ledger.hit(key, entry, tier)
-        ttl = None if entry.ttl is None else entry.ttl - age
-        if ttl is None or ttl > 0:
-            return Answer(entry, (key, True, tier, age, ttl))
-        note_stale()
-        return Answer(entry, (key, True, tier, age, ttl, fwd, False, False, True))
+            return self.offer(ask, found) or self.answers.hit(ask.key, entry, landed.tier)
+        return self.answers.brought(ask, landed, leader=leader and not landed.waited)
 
     def _refreshed(self, ask: Ask, landed: Landed) -> None:
         """A refresh has ended well."""
         if landed.tier is not None:  # another process was faster
             return
         self.stats.refreshes += 1
-        self.tell("refresh", ask, entry=landed.entry)
+        self.answers.tell("refresh", ask, entry=landed.entry)
         if not landed.stored:  # nobody shall pay for such an answer again and again
             self.refreshes.failures.note(ask.slot, outage=False)
-
-    # Making entries
-
-    def entry(
-        self,
-        kind: Kind,
-        payload: bytes,
-        policy: Policy,
-        **fields: Any,
-    ) -> Entry:
-        """A new entry with the life that the policy gives it."""
-        ttl = cast(float | None, policy.ttl)  # a Policy has made seconds of it
-        if ttl is not None and policy.jitter:
-            ttl *= 1 - policy.jitter * random.random()
-        return Entry(
-            kind,
-            payload,
-            stored_at=self.clock(),
-            ttl=ttl,
-            stale_while_revalidate=cast(float, policy.stale_while_revalidate),
-            stale_if_error=cast(float, policy.stale_if_error),
-            tags=policy.tags,
-            **fields,
-        )
-
-    def tell(self, kind: Any, ask: Ask, **fields: Any) -> None:
-        """Emit an event about one question, if anybody listens."""
-        if self.ledger.events.active:
-            if (entry := fields.get("entry")) is not None:
-                fields.setdefault("duration", entry.cost)
-            if kind == "miss" and ask.remarks is not None:
-                fields.update(ask.remarks)
-            self.ledger.tell(kind, key=ask.key, endpoint=ask.endpoint, model=ask.model, **fields)
 
     async def aclose(self) -> None:
         """End refreshes, let writes end, tell the hooks, close what the tiers made."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any, NamedTuple
 
@@ -32,13 +33,34 @@ class Usage(NamedTuple):
     prompt: int
     completion: int
     total: int
+    cached: int = 0
+    """Those of the prompt that the provider had in a cache of its own."""
+
+    def written(self) -> tuple[int, ...]:
+        """As few numbers as make it again."""
+        return tuple(self) if self.cached else self[:3]
 
 
-_USAGE = struct.Struct("<3Q")
+def total(usages: Iterable[Usage | None]) -> Usage | None:
+    """What several answers were billed for together; None where none of them says."""
+    known = [usage for usage in usages if usage is not None]
+    return Usage(*map(sum, zip(*known, strict=True))) if known else None
+
+
+UNPRICED = float("-1")
+"""The price of an entry that was not looked up yet. Compared by identity."""
+
+
+def _packed(usage: Usage) -> bytes:
+    return struct.pack("<4Q" if usage.cached else "<3Q", *usage.written())
+
+
+def _unpacked(packed: bytes) -> Usage:
+    return Usage(*struct.unpack("<4Q" if len(packed) > 24 else "<3Q", packed))
 
 
 class Entry:
-    """One stored answer. Everything but `memo` and `forms` is settled when it is made.
+    """One stored answer. Everything but `price`, `memo` and `forms` is settled when it is made.
 
     Times are seconds on the cache's clock. `ttl` is the fresh life (None: for ever),
     `stale_while_revalidate` and `stale_if_error` are windows counted from its end, and `cost` is
@@ -47,6 +69,7 @@ class Entry:
 
     __slots__ = (
         "_usage",
+        "billed",
         "cost",
         "endpoint",
         "forms",
@@ -55,6 +78,7 @@ class Entry:
         "memo",
         "model",
         "payload",
+        "price",
         "stale_if_error",
         "stale_while_revalidate",
         "stored_at",
@@ -76,6 +100,7 @@ class Entry:
         head: bytes | None = None,
         endpoint: str | None = None,
         model: str | None = None,
+        billed: str | None = None,
         usage: Usage | None = None,
     ) -> None:
         self.kind = kind
@@ -89,7 +114,11 @@ class Entry:
         self.head = head
         self.endpoint = endpoint
         self.model = model
-        self._usage = None if usage is None else _USAGE.pack(*usage)  # a third of the tuple
+        self.billed = billed
+        """The model that the answer names, where that is another than was asked for."""
+        self._usage = None if usage is None else _packed(usage)  # a third of the tuple
+        self.price: float | None = UNPRICED
+        """Dollars that the answer was billed (see `Prices.of`). Never leaves this process."""
         self.memo: tuple[Any, ...] | None = None
         """How this process rebuilds the answer fastest (a pickle first). Never leaves it."""
         self.forms: dict[str, Any] | None = None
@@ -105,7 +134,7 @@ class Entry:
     @property
     def usage(self) -> Usage | None:
         """Tokens that the answer was billed for; None where it did not say."""
-        return None if self._usage is None else Usage(*_USAGE.unpack(self._usage))
+        return None if self._usage is None else _unpacked(self._usage)
 
     @property
     def size(self) -> int:

@@ -34,13 +34,19 @@ class CacheEvent:
     """"chat.completions", "responses", …; None for the caller's own keys."""
     model: str | None = None
     duration: float | None = None
-    """Seconds that the upstream call took."""
+    """Seconds that the upstream call took; of a hit, those that it took a tier that is not in this
+    process to find it."""
     size: int | None = None
     """Bytes of the stored content."""
     age: float | None = None
     """Seconds since the entry was stored."""
     usage: Usage | None = None
+    """Tokens that the answer was billed for."""
+    cost: float | None = None
+    """US dollars that it was billed, or that a hit saved; None where its price is not known."""
     error: BaseException | None = None
+    state: Literal["open", "closed"] | None = None
+    """Of "breaker": while it is open, calls go on without the tier."""
     asked_key: str | None = None
     """Of "similar": the key of the question that was asked; `key` is the answer's."""
     similar_key: str | None = None
@@ -109,10 +115,15 @@ class _HookQueue:
                 result = self._hook(event)
                 if inspect.isawaitable(result):
                     await result
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                self._report(error)  # the hook's own affair: what comes next is told all the same
             except Exception as error:
                 self._report(error)
 
-    def _report(self, error: Exception) -> None:
+    def _report(self, error: BaseException) -> None:
         self._stats.errors += 1
         if not self._warned:
             self._warned = True

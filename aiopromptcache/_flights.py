@@ -53,6 +53,7 @@ class Flight(Generic[T]):
         "patience",
         "tags",
         "task",
+        "trace",
     )
 
     def __init__(
@@ -76,6 +77,8 @@ class Flight(Generic[T]):
         """True once the answer is there: from then on the work ends even if nobody waits."""
         self.done = False
         self.task: asyncio.Task[None] | None = None
+        self.trace: Any = None
+        """What an observer tells others of its upstream call."""
         self.home: object = None
         """The flights that this is one of."""
         self.parent: Flight[Any] | None = None

@@ -91,7 +91,7 @@ def _parts(data: bytes) -> list[bytes]:
 
 
 def _end_bytes(end: End) -> bytes:
-    usage = None if end.usage is None else list(end.usage)
+    usage = None if end.usage is None else end.usage.written()
     return orjson.dumps([end.whole, end.stored, usage, end.why, end.shut])
 
 

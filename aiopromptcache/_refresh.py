@@ -61,6 +61,11 @@ def replaces(entry: Entry, seen: Entry) -> bool:
     return entry.stored_at > seen.stored_at + tolerance
 
 
+def in_background(ask: Ask, **changes: Any) -> Ask:
+    """The same question, asked by nobody who waits."""
+    return replace(ask, background=True, waiting=None, looked=False, spent=0.0, **changes)
+
+
 class Failures:
     """What failed a moment ago."""
 
@@ -110,7 +115,7 @@ class Refreshes:
         if any(self._flights.find(slot, lane) for lane in {"", *ask.follows}):
             return
         ask.settle()
-        own = replace(ask, seen=seen, looked=False, spent=0.0)
+        own = in_background(ask, seen=seen)
         try:
             flight = self._flights.start(
                 slot,

@@ -145,4 +145,4 @@ async def _run(
         if (aclose := getattr(iterator, "aclose", None)) is not None:
             await aclose()
     payload = b"" if live.overflowed else b"".join(live.items)
-    return Loaded(engine.entry(Kind.ITEMS, payload, policy), storable=not live.overflowed)
+    return Loaded(engine.answers.entry(Kind.ITEMS, payload, policy), storable=not live.overflowed)

@@ -24,6 +24,7 @@ from ._entry import Entry
 from ._errors import ConfigurationError, NotCached, ReentrantCall
 from ._flights import Flight
 from ._policy import Policy, Verdict, decide
+from ._refresh import in_background
 from ._status import CacheStatus
 from ._storage import Found
 from .tiers._base import Lease
@@ -208,7 +209,7 @@ class Similar:
                 "are only counted",
                 type(error).__name__,
             )
-        engine.tell("error", ask, error=error)
+        engine.answers.tell("error", ask, error=error)
 
     # Answering
 
@@ -226,7 +227,6 @@ class Similar:
         near, entry, tier = cast(Similarity, landed.near), landed.entry, cast(str, landed.tier)
         engine = self._engine
         told = {"asked_key": ask.key, "similar_key": near.key, "similarity": near.score}
-        engine.stats.similar_hits += 1
         self.budget.served(near.score)
         age = engine.ledger.hit(near.key, entry, tier, told)
         ttl = None if entry.ttl is None else entry.ttl - age
@@ -322,7 +322,7 @@ class Similar:
             return
         ask.settle()
         engine, policy = self._engine, replace(ask.policy, no_cache=True)
-        own = replace(ask, policy=policy, looked=False, spent=0.0)
+        own = in_background(ask, policy=policy)
         try:
             flight = engine.flights.start(
                 ask.slot,

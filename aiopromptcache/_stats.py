@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from ._entry import Usage
 
@@ -15,12 +17,58 @@ class TokenCount:
     prompt: int = 0
     completion: int = 0
     total: int = 0
+    cached: int = 0
+    """Those of the prompts that the provider had in a cache of its own."""
 
-    def add(self, usage: Usage) -> None:
+    def add(self, usage: Usage | TokenCount) -> None:
         """Count one answer more."""
         self.prompt += usage.prompt
         self.completion += usage.completion
         self.total += usage.total
+        self.cached += usage.cached
+
+
+@dataclass(slots=True)
+class Money:
+    """What answers were billed: their tokens, and US dollars where the price is known."""
+
+    tokens: TokenCount = field(default_factory=TokenCount)
+    cost: float | None = None
+    """Dollars, as far as prices are known; None where there are answers and none is known."""
+    unpriced: int = 0
+    """Answers whose price is not known. They are not in `cost`."""
+
+    def add(self, usage: Usage | None, price: float | None) -> None:
+        """Count one answer more."""
+        if usage is not None:
+            self.tokens.add(usage)
+        if price is None:
+            self.unpriced += 1
+        else:
+            self.cost = price + (self.cost or 0.0)
+
+    def merge(self, other: Money) -> None:
+        """Count what another has counted."""
+        self.tokens.add(other.tokens)
+        self.unpriced += other.unpriced
+        if other.cost is not None:
+            self.cost = other.cost + (self.cost or 0.0)
+
+
+@dataclass(slots=True)
+class ModelStats:
+    """One model at one endpoint."""
+
+    endpoint: str
+    model: str
+    saved: Money = field(default_factory=Money)
+    """What hits and collapsed calls would have been billed."""
+    spent: Money = field(default_factory=Money)
+    """What upstream calls were billed."""
+
+
+MODELS = 500
+"""Models that are counted each by its own name; the others together, as "other"."""
 
 
 class Estimate(Protocol):
@@ -36,6 +84,12 @@ class Estimate(Protocol):
     def bound(self) -> float | None: ...
 
 
+Outcome = Literal["hit", "stale", "similar", "miss", "collapsed", "bypass"]
+_HITS = frozenset({"hit", "stale", "similar"})
+OWN = "own"
+"""The endpoint of the caller's own keys: `get`, `get_or_create`, `cached`, `stream`."""
+
+
 @dataclass(slots=True)
 class Stats:
     """Counters since the cache was made. Read them; the cache writes them.
@@ -44,19 +98,15 @@ class Stats:
     Calls that may not be cached at all are only counted in `bypassed` and `upstream_calls`.
     """
 
-    requests: int = 0
-    hits: int = 0
-    misses: int = 0
-    collapsed: int = 0
-    """Answered by the flight of another caller."""
-    stale: int = 0
-    """Hits that were past their fresh life."""
+    outcomes: dict[tuple[str, Outcome, str], int] = field(default_factory=lambda: defaultdict(int))
+    """Calls by endpoint ("own" for the caller's own keys), outcome, and the tier of a hit ("" of
+    others). Past its fresh life a hit is "stale", for a question in other words it is "similar"."""
+    calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Upstream calls that were made, by endpoint: API calls, and runs of a factory."""
+    failures: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    """Those that failed."""
     refreshes: int = 0
     """Answers that were fetched in the background."""
-    bypassed: int = 0
-    """Calls that may not be cached."""
-    upstream_calls: int = 0
-    """Calls that were made: API calls and runs of a factory."""
     stores: int = 0
     errors: int = 0
     """Faults of the cache itself, and upstream calls that failed."""
@@ -66,20 +116,112 @@ class Stats:
     """Entries that left memory because their time was over."""
     dropped_events: int = 0
     """Events that a hook was too slow for."""
-    hits_by_tier: dict[str, int] = field(default_factory=dict)
-    tokens_saved: TokenCount = field(default_factory=TokenCount)
-    """What hits and collapsed calls would have been billed."""
-    cost_saved: float | None = None
-    """Money saved, where the price of every model involved is known; None otherwise."""
-    similar_hits: int = 0
-    """Hits that answered a question in other words."""
+    by_model: dict[tuple[str, str], ModelStats] = field(default_factory=dict)
+    """Tokens and money by endpoint and model, as the calls name them."""
     similarity: Estimate | None = None
     """What is known of their quality; None without similarity."""
+
+    def _count(self, *outcomes: str) -> int:
+        # A copy, because whoever reads may be in another thread.
+        counts = dict(self.outcomes).items()
+        return sum(count for (_, outcome, _), count in counts if outcome in outcomes)
+
+    @property
+    def requests(self) -> int:
+        """Calls that could have been answered from the cache."""
+        return sum(dict(self.outcomes).values()) - self.bypassed
+
+    @property
+    def hits(self) -> int:
+        """Answered by a tier."""
+        return self._count(*_HITS)
+
+    @property
+    def misses(self) -> int:
+        """Answered by an upstream call of their own, or not at all."""
+        return self._count("miss")
+
+    @property
+    def collapsed(self) -> int:
+        """Answered by the flight of another caller."""
+        return self._count("collapsed")
+
+    @property
+    def stale(self) -> int:
+        """Hits that were past their fresh life."""
+        return self._count("stale")
+
+    @property
+    def similar_hits(self) -> int:
+        """Hits that answered a question in other words."""
+        return self._count("similar")
+
+    @property
+    def bypassed(self) -> int:
+        """Calls that may not be cached."""
+        return self._count("bypass")
+
+    @property
+    def hits_by_tier(self) -> dict[str, int]:
+        """Hits by the name of the tier."""
+        found: dict[str, int] = {}
+        for (_, _, tier), count in dict(self.outcomes).items():
+            if tier:
+                found[tier] = found.get(tier, 0) + count
+        return found
+
+    @property
+    def upstream_calls(self) -> int:
+        """Calls that were made: API calls and runs of a factory."""
+        return sum(dict(self.calls).values())
+
+    def of_model(self, endpoint: str, model: str | None) -> ModelStats:
+        """The counters of one model at one endpoint, to be counted on."""
+        key = endpoint, model or "unknown"
+        found = self.by_model.get(key)
+        if found is None:
+            if len(self.by_model) >= MODELS:
+                key = endpoint, "other"
+            found = self.by_model.setdefault(key, ModelStats(*key))
+        return found
+
+    @property
+    def saved(self) -> Money:
+        """What hits and collapsed calls would have been billed, over all models."""
+        return _sum(row.saved for row in self.by_model.values())
+
+    @property
+    def spent(self) -> Money:
+        """What upstream calls were billed, over all models."""
+        return _sum(row.spent for row in self.by_model.values())
+
+    @property
+    def tokens_saved(self) -> TokenCount:
+        """Tokens that hits and collapsed calls would have been billed."""
+        return self.saved.tokens
+
+    @property
+    def tokens_spent(self) -> TokenCount:
+        """Tokens that upstream calls were billed."""
+        return self.spent.tokens
+
+    @property
+    def cost_saved(self) -> float | None:
+        """US dollars that hits and collapsed calls would have cost, as far as prices are known;
+        None where nothing was saved, or no price is known.
+        """
+        return self.saved.cost
+
+    @property
+    def cost_spent(self) -> float | None:
+        """US dollars that upstream calls cost, as far as prices are known."""
+        return self.spent.cost
 
     @property
     def hit_rate(self) -> float:
         """Hits over requests, 0 to 1; 0 before the first. Collapsed calls are no hits."""
-        return self.hits / self.requests if self.requests else 0.0
+        requests = self.requests
+        return self.hits / requests if requests else 0.0
 
     @property
     def false_hits(self) -> int:
@@ -103,16 +245,18 @@ class Stats:
 
     def as_dict(self) -> dict[str, Any]:
         """All counters and the hit rate, as plain JSON values."""
-        counters: dict[str, Any] = {
-            name: getattr(self, name) for name in self.__slots__ if name not in _APART
-        }
-        counters["hits_by_tier"] = dict(self.hits_by_tier)
-        tokens = self.tokens_saved
-        counters["tokens_saved"] = {
-            "prompt": tokens.prompt,
-            "completion": tokens.completion,
-            "total": tokens.total,
-        }
+        counters: dict[str, Any] = {name: getattr(self, name) for name in _PLAIN}
+        counters["outcomes"] = [
+            {"endpoint": endpoint, "outcome": outcome, "tier": tier, "count": count}
+            for (endpoint, outcome, tier), count in dict(self.outcomes).items()
+        ]
+        counters |= _plain("saved", self.saved) | _plain("spent", self.spent)
+        counters["by_model"] = [
+            {"endpoint": row.endpoint, "model": row.model}
+            | _plain("saved", row.saved)
+            | _plain("spent", row.spent)
+            for row in self.by_model.values()
+        ]
         counters["hit_rate"] = self.hit_rate
         if self.similarity is not None:
             counters.update({name: getattr(self, name) for name in _OF_SIMILAR})
@@ -120,7 +264,7 @@ class Stats:
 
     def __str__(self) -> str:
         tiers = ", ".join(f"{tier} {count:,}" for tier, count in self.hits_by_tier.items())
-        saved = "unknown" if self.cost_saved is None else f"{self.cost_saved:,.4f}"
+        saved, spent = self.saved, self.spent
         rows = [
             ("requests", f"{self.requests:,}"),
             ("hits", f"{self.hits:,} ({self.hit_rate:.1%})" + (f": {tiers}" if tiers else "")),
@@ -132,8 +276,10 @@ class Stats:
             ("upstream calls", f"{self.upstream_calls:,}"),
             ("errors", f"{self.errors:,}"),
             ("evictions", f"{self.evictions:,}"),
-            ("tokens saved", f"{self.tokens_saved.total:,}"),
-            ("cost saved", saved),
+            ("tokens saved", f"{saved.tokens.total:,}"),
+            ("cost saved", _dollars(saved)),
+            ("tokens spent", f"{spent.tokens.total:,}"),
+            ("cost spent", _dollars(spent)),
         ]
         if self.similarity is not None:
             rows.append(("similar hits", self._similar_row()))
@@ -154,4 +300,41 @@ _OF_SIMILAR = (
     "false_hit_bound",
     "similarity_threshold",
 )
-_APART = frozenset({"tokens_saved", "similarity", *_OF_SIMILAR})
+_PLAIN = (
+    "requests",
+    "hits",
+    "misses",
+    "collapsed",
+    "stale",
+    "refreshes",
+    "bypassed",
+    "upstream_calls",
+    "stores",
+    "errors",
+    "evictions",
+    "expirations",
+    "dropped_events",
+    "hits_by_tier",
+)
+
+
+def _sum(parts: Iterable[Money]) -> Money:
+    whole = Money()
+    for part in parts:
+        whole.merge(part)
+    return whole
+
+
+def _plain(name: str, money: Money) -> dict[str, Any]:
+    tokens = money.tokens
+    counts = {part: getattr(tokens, part) for part in tokens.__slots__}
+    return {
+        f"tokens_{name}": counts,
+        f"cost_{name}": money.cost,
+        f"unpriced_{name}": money.unpriced,
+    }
+
+
+def _dollars(money: Money) -> str:
+    known = "unknown" if money.cost is None else f"${money.cost:,.4f}"
+    return f"{known}, and {money.unpriced:,} answers without a price" if money.unpriced else known

@@ -65,6 +65,19 @@ class LiveStatus:
         self.arguments = arguments
 
 
+def outcome_of(status: tuple[Any, ...] | LiveStatus | None) -> str:
+    """How a caller was answered, in one word; None stands for no answer."""
+    arguments = status.arguments if isinstance(status, LiveStatus) else status
+    if arguments is None:
+        return "miss"
+    known = CacheStatus(*arguments)
+    if known.similarity is not None:
+        return "similar"
+    if known.hit:
+        return "stale" if known.stale else "hit"
+    return "collapsed" if known.collapsed else "miss"
+
+
 def mark(result: Any, status: tuple[Any, ...] | LiveStatus) -> Any:
     """Let a result carry its status, where it can carry anything."""
     try:  # noqa: SIM105  # on the path of every hit

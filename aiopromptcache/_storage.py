@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from ._flights import Flight, Flights
 from ._leases import Coordinator, Wait, wait_for_news
 from ._ledger import Ledger
 from ._looks import Looks
+from ._timings import timed
 from .tiers._base import Lease, LocalTier, News, SharedTier, Tier, TierContext
 from .tiers._guard import Guard
 
@@ -29,6 +31,8 @@ class Found(NamedTuple):
     tier: str
     waited: bool = False
     """Did another process's flight bring it?"""
+    took: float | None = None
+    """Seconds that it took to find it in a remote tier."""
 
 
 class Begun(NamedTuple):
@@ -67,6 +71,9 @@ class Storage:
         self.remote: list[Guard] = []
         self.shared: Coordinator | None = None
         """What makes processes act as one, on the first tier that they share."""
+        self.peek: Callable[[str], Entry | None] = _nothing
+        """The local tier's entry, fresh or not, without awaiting."""
+        self._hearing: list[tuple[Callable[[float], None], int]] = []
         self._ledger = ledger
         self._flights = flights
         self._looks: Looks[Found] = Looks(self._ask)
@@ -88,9 +95,10 @@ class Storage:
         )
         tier.attach(context)
         if position == 0 and isinstance(tier, LocalTier):
-            self.local = tier
+            self.local, self.peek = tier, tier.peek
+            self._ledger.local = tier.name
             return
-        guard = Guard(tier, context)
+        guard = Guard(tier, context, partial(self._ledger.timings.took, "tier"))
         self.remote.append(guard)
         if self.shared is None and isinstance(tier, SharedTier):
             self.shared = Coordinator(guard, context.namespace, self._heed)
@@ -102,9 +110,27 @@ class Storage:
 
     # Reading
 
-    def peek(self, slot: str) -> Entry | None:
-        """The local tier's entry, fresh or not, without awaiting."""
-        return self.local.peek(slot) if self.local is not None else None
+    def time_local(self, hear: Callable[[float], None], *, every: int = 1) -> None:
+        """Tell `hear` the seconds of every so manieth look into the local tier.
+
+        Until `untime_local`: while nobody hears, a hit costs nothing of it.
+        """
+        self._hearing.append((hear, every))
+        self._set_peek()
+
+    def untime_local(self, hear: Callable[[float], None]) -> None:
+        """Who was given to `time_local` is told no more."""
+        others = [heard for heard in self._hearing if heard[0] != hear]
+        mine = [heard for heard in self._hearing if heard[0] == hear]
+        self._hearing = others + mine[1:]
+        self._set_peek()
+
+    def _set_peek(self) -> None:
+        if self.local is None:
+            return
+        self.peek = self.local.peek
+        for hear, every in dict.fromkeys(self._hearing):
+            self.peek = timed(self.peek, hear, every)
 
     async def look(self, slot: str, *, promote: bool = True, claim: bool = False) -> Found | None:
         """The entry of the first remote tier that has one of use to anybody; promoted.
@@ -112,21 +138,27 @@ class Storage:
         Who asks for the same slot at once shares one look. `claim` says that the caller is going
         to load what is not there.
         """
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         if claim and self.shared is not None:
             found, overtaken = await self._claim(slot)
         else:
             found, overtaken = await self._looks.look(slot)
-        if found is not None and promote and not overtaken:
+        if found is None:
+            return None
+        if promote and not overtaken:
             self._promote(slot, found)
-        return found
+        return found._replace(took=loop.time() - started)
 
     async def look_many(self, slots: Sequence[str], *, promote: bool = True) -> dict[str, Found]:
         """Like `look` for many slots, with one read for each remote tier."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
         asked = {slot: self._looks.ask(slot) for slot in slots}
         found: dict[str, Found] = {}
         for slot, (waiter, look) in asked.items():
             if (one := await waiter) is not None:
-                found[slot] = one
+                found[slot] = one._replace(took=loop.time() - started)
                 if promote and not look.overtaken:
                     self._promote(slot, one)
         return found
@@ -447,3 +479,7 @@ class Storage:
             await self.local.aclose()
         for guard in self.remote:
             await guard.aclose()
+
+
+def _nothing(slot: str) -> Entry | None:
+    return None

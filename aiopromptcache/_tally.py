@@ -10,7 +10,9 @@ from ._entry import Usage
 class Tally:
     """Notes of all calls made in one context, and in the tasks begun there."""
 
-    __slots__ = ("bypassed", "collapsed", "hits", "misses", "paid", "stale", "stored", "usages")
+    __slots__ = (
+        "bypassed", "collapsed", "costs", "hits", "misses", "paid", "stale", "stored", "usages",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.hits = self.misses = self.collapsed = self.bypassed = 0
@@ -22,6 +24,7 @@ class Tally:
         self.stale = 0
         """Old answers in place of what could not be fetched."""
         self.usages: list[Usage] = []
+        self.costs: list[float | None] = []
 
 
 current: ContextVar[Tally | None] = ContextVar("aiopromptcache tally", default=None)
@@ -49,7 +52,7 @@ def note_bypass() -> None:
         tally.bypassed += 1
 
 
-def note_paid(*, stored: bool, usage: Usage | None) -> None:
+def note_paid(*, stored: bool, usage: Usage | None, cost: float | None) -> None:
     """An upstream call has been made here."""
     tally = current.get()
     if tally is not None:
@@ -57,6 +60,7 @@ def note_paid(*, stored: bool, usage: Usage | None) -> None:
         tally.stored += stored
         if usage is not None:
             tally.usages.append(usage)
+            tally.costs.append(cost)
 
 
 def note_stale() -> None:

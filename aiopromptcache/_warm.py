@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import math
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ from typing import Any
 
 import anyio
 
-from ._entry import Usage
+from ._entry import Usage, total
 from ._errors import ConfigurationError
 from ._tally import Tally, current
 
@@ -38,7 +39,7 @@ class WarmReport:
     usage: Usage = NOTHING
     """Tokens that were paid for."""
     cost: float | None = None
-    """Money that was paid, where prices are known; None otherwise."""
+    """US dollars that were paid, as far as prices are known; None where none is."""
     errors: tuple[tuple[int, BaseException], ...] = ()
     """The first 20 failures: the position of the request, from 0, and what it raised."""
 
@@ -142,7 +143,8 @@ class Warming:
             fresh=report.fresh + (error is None and not tally.paid),
             stored=report.stored + (error is None and tally.paid > 0 and kept),
             failed=report.failed + (error is not None),
-            usage=_sum([report.usage, *tally.usages]),
+            usage=total([report.usage, *tally.usages]) or NOTHING,
+            cost=_added([report.cost, *tally.costs]),
             errors=errors,
         )
 
@@ -165,8 +167,9 @@ def bad_item(position: int, item: object) -> ConfigurationError:
     )
 
 
-def _sum(usages: list[Usage]) -> Usage:
-    return Usage(*map(sum, zip(*usages, strict=True)))
+def _added(costs: Iterable[float | None]) -> float | None:
+    known = [cost for cost in costs if cost is not None]
+    return math.fsum(known) if known else None
 
 
 async def _numbered(calls: Calls) -> AsyncIterator[tuple[int, Any]]:

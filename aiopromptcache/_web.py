@@ -41,6 +41,10 @@ class NoPartition(PromptCacheError):
     """
 
 
+Fields = tuple[dict[str, Any], dict[str, Any]]
+"""Policy fields for all calls of a request; and its directives, for what could be asked anew."""
+
+
 class Rules:
     """What requests may ask of one cache, and which partition they belong to."""
 
@@ -60,15 +64,15 @@ class Rules:
         self._fields = {DIRECTIVES[name] for name in _directives(allow)}
         self._floor = seconds("max_age_floor", max_age_floor)
 
-    async def fields(self, request: Any, header: str) -> dict[str, Any]:
+    async def fields(self, request: Any, header: str) -> Fields:
         """The policy fields for one request; `header` is its Cache-Control, "" for none.
 
         Raises `NoPartition`, and what the partition callable raises.
         """
-        changes = self._directives(header) if header else {}
-        if self.partition is not None:
-            changes["partition"] = await self._partition_of(request)
-        return changes
+        directives = self._directives(header) if header else {}
+        if self.partition is None:
+            return {}, directives
+        return {"partition": await self._partition_of(request)}, directives
 
     def _directives(self, header: str) -> dict[str, Any]:
         said = cache_control(header)
@@ -93,13 +97,13 @@ class Rules:
         return f"{quote(outer, safe='')}/{own}" if outer else own
 
     @contextmanager
-    def applied(self, fields: dict[str, Any]) -> Iterator[Tally]:
+    def applied(self, fields: Fields) -> Iterator[Tally]:
         """Make calls under these fields, and count how they come out."""
         tally = Tally()
         token = current.set(tally)
         try:
-            if fields:
-                with self.cache.control(**fields):
+            if any(fields):
+                with self.cache._controlled(*fields):
                     yield tally
             else:
                 yield tally

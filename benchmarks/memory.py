@@ -33,7 +33,7 @@ async def answer(cache: PromptCache, number: int) -> None:
     """An HTTP answer of 1 KB, with a head and usage, as the wrapper stores it."""
     engine = cache._engine
     head = b'[200,[["content-type","application/json"],["x-request-id","req_%010d"]]]' % number
-    entry = engine.entry(
+    entry = engine.answers.entry(
         Kind.HTTP,
         b"%010d" % number + b"x" * (SIZE - 10),
         cache.policy,

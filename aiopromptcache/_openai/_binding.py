@@ -31,7 +31,7 @@ from .._refresh import is_outage
 from .._streams import Live
 from . import _prompts as prompts
 from ._embeddings import Items, items_of
-from ._endpoints import Body, Endpoint, cacheable, usage_of
+from ._endpoints import Body, Endpoint, billed_as, cacheable, usage_of
 from ._forms import as_plain, as_stream
 from ._live import EventForm
 from ._prompts import parse
@@ -333,24 +333,34 @@ class Binding:
 
         `usage`: the upstream was asked to put the usage into this stream.
         """
-        billed = usage_of(parsed) if parsed is not None else None
-        return self._entry(call, kind, body, pack_head(response, usage=usage), billed)
+        head = pack_head(response, usage=usage)
+        return self._entry(call, kind, body, head, parsed, usage_of(parsed or {}))
 
-    def item_entries(self, call: Call, response: Any, items: Iterable[Item]) -> list[Entry]:
+    def item_entries(
+        self, call: Call, response: Any, parsed: Body | None, items: Iterable[Item]
+    ) -> list[Entry]:
         """The entries for the items of an embeddings answer."""
         head = pack_head(response)
-        return [self._entry(call, Kind.VECTOR, i.payload, head, i.usage) for i in items]
+        return [self._entry(call, Kind.VECTOR, i.payload, head, parsed, i.usage) for i in items]
 
     def _entry(
-        self, call: Call, kind: Kind, payload: bytes, head: bytes, usage: Usage | None
+        self,
+        call: Call,
+        kind: Kind,
+        payload: bytes,
+        head: bytes,
+        parsed: Body | None,
+        usage: Usage | None,
     ) -> Entry:
-        entry = self.engine.entry(
+        model = model_of(call)
+        entry = self.engine.answers.entry(
             kind,
             payload,
             call.policy,
             head=head,
             endpoint=call.endpoint.name,
-            model=model_of(call),
+            model=model,
+            billed=billed_as(parsed or {}, model),
             usage=usage,
         )
         # What one call's own header allows on errors is no reason to record less for the others.

@@ -27,7 +27,6 @@ from .._flights import OutOfPatience
 from .._policy import Policy, Request
 from .._status import CacheStatus, LiveStatus, mark
 from .._streams import Live
-from .._tally import note_bypass, note_paid
 from ._binding import RAW_HEADER, Binding, Call, given, snapshot, without_directives
 from ._embeddings import Assembled, Gathering, Items, Whole, split
 from ._endpoints import BY_PATH, ENDPOINTS, Endpoint
@@ -99,6 +98,7 @@ class _Call:
         self._client = client
         self._headers = headers
         self._binding = binding
+        self._endpoint = endpoint
         self._engine = binding.engine
         self._cast_to = cast_to
         self._options = options.model_copy()
@@ -135,14 +135,14 @@ class _Call:
         return given({**body, **(self._options.extra_json or {})})
 
     async def _bypass(self) -> Any:
-        if self._binding.policy_for(self._headers).only_if_cached:
+        policy = self._binding.policy_for(self._headers)
+        if policy.only_if_cached:
             raise NotCached("only_if_cached: this call may not be cached at all")
-        stats = self._engine.stats
-        stats.bypassed += 1
-        note_bypass()
-        stats.upstream_calls += 1
-        note_paid(stored=False, usage=None)
-        return await self._deliver(await self._ask_upstream(), ("", *_MISS[:4], "bypass"))
+        body: Any = self._options.json_data or {}
+        model = body["model"] if isinstance(body.get("model"), str) else None
+        ask = Ask(key="", slot="", policy=policy, endpoint=self._endpoint.name, model=model)
+        reply = await self._engine.answers.bypassed(ask, self._ask_upstream)
+        return await self._deliver(reply, ("", *_MISS[:4], "bypass"))
 
     async def _ask_upstream(self, options: FinalRequestOptions | None = None) -> Reply:
         reply: Reply = await self._upstream(
@@ -242,7 +242,7 @@ class _Call:
         extra, wanted = (reply, body, parsed), every if slots is None else slots
         taken = take_apart(body, parsed, [inputs[slot] for slot in wanted])
         if taken is not None:
-            entries = self._binding.item_entries(call, reply.response, taken)
+            entries = self._binding.item_entries(call, reply.response, parsed, taken)
             return Fetched(dict(zip(wanted, entries, strict=True)), storable, extra)
         if slots is not None:
             return Fetched({}, storable, extra)
@@ -337,7 +337,7 @@ class _Call:
             if not refuses_stream_options(error):
                 raise
         self._binding.refusing.add(str(self._client.base_url))
-        self._engine.stats.upstream_calls += 1
+        self._engine.stats.calls[self._endpoint.name] += 1
         self._options = as_given
         return await self._ask_upstream(), False
 

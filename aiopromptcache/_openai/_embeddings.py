@@ -10,21 +10,20 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orjson
 
 from .._ask import Answer, Ask, Landed
 from .._batches import Batch, Fetched
 from .._engine import Engine
-from .._entry import Entry, Kind, Usage
+from .._entry import Entry, Kind, total
 from .._errors import NotCached
 from .._flights import FlightLost, OutOfPatience
 from .._keys import canonical
 from .._policy import Verdict, decide, refused_as
-from .._refresh import replaces
+from .._refresh import in_background, replaces
 from .._storage import Found
-from .._tally import note_paid
 from ._endpoints import Body
 from ._vectors import is_item
 
@@ -151,11 +150,34 @@ class Gathering:
         """
         ask = self._ask
         if not ask.policy.no_cache:
+            self._look_here()
+        if all(slot in self._found for slot in self._slots):
+            return self._hit()
+        outcome: Assembled | Whole | None = None
+
+        async def wait(ask: Ask) -> Answer | None:
+            nonlocal outcome
+            try:
+                outcome = await self._elsewhere()
+            except Whole as whole:  # no failure
+                outcome = whole
+                return None
+            return outcome.answer
+
+        await self._engine.answers.waited(ask, wait)
+        if isinstance(outcome, Whole):
+            raise outcome
+        return cast(Assembled, outcome)
+
+    async def _elsewhere(self) -> Assembled:
+        """All items, some of which memory does not have."""
+        ask = self._ask
+        if not ask.policy.no_cache:
             await self._look()
         missing = [slot for slot in self._slots if slot not in self._found]
         if missing and ask.policy.only_if_cached:
-            self._engine.ledger.count_request(leader=True)
-            self._engine.tell("miss", ask)
+            self._engine.ledger.count_request(ask.endpoint, leader=True)
+            self._engine.answers.tell("miss", ask)
             raise NotCached(f"only_if_cached: {len(missing)} of the inputs are in no tier")
         try:
             await self._fetch(missing)
@@ -163,18 +185,23 @@ class Gathering:
             raise
         except Exception as error:
             if not self._rescued(missing, error):
-                self._engine.ledger.count_request(leader=self._asked)
+                self._engine.ledger.count_request(ask.endpoint, leader=self._asked)
                 raise
             return self._hit(fwd="stale")
         return self._fetched() if missing else self._hit()
 
     # Looking
 
-    async def _look(self) -> None:
-        storage, loop = self._engine.storage, asyncio.get_running_loop()
+    def _look_here(self) -> None:
+        """What the local tier has, without awaiting."""
+        storage = self._engine.storage
         for slot in self._slots:
             if (entry := storage.peek(slot)) is not None:
                 self._judge(slot, Found(entry, storage.local_name))
+
+    async def _look(self) -> None:
+        """What remote tiers have of the rest."""
+        storage, loop = self._engine.storage, asyncio.get_running_loop()
         missing = [slot for slot in self._slots if slot not in self._found]
         whole = storage.peek(self._whole) if len(missing) == len(self._slots) else None
         if missing and storage.remote:
@@ -247,6 +274,9 @@ class Gathering:
         if own is not None:
             joins.append(flights.join(own.flight, leader=True))
         outcomes = await _all(joins)
+        if ask.waiting is not None:
+            for batch in theirs:
+                ask.waiting.follows(batch.flight)
         for (batch, slots), outcome in zip(theirs.items(), outcomes, strict=False):
             self._take(batch, slots, outcome)
         if own is not None:
@@ -320,8 +350,9 @@ class Gathering:
         local = engine.storage.local_name
         tiers = {found.tier for found in self._found.values()} - {local}
         self._refresh()
-        whole = summary(entries, engine.clock())
-        answer = engine.hit(self._items.key, whole, min(tiers, default=local), fwd=fwd)
+        took = max((f.took for f in self._found.values() if f.took is not None), default=None)
+        whole, tier = summary(entries, engine.clock()), min(tiers, default=local)
+        answer = engine.answers.hit(self._items.key, whole, tier, took=took, fwd=fwd)
         return Assembled(answer, entries, [fetched.extra for fetched in self._paid])
 
     def _fetched(self) -> Assembled:
@@ -329,16 +360,16 @@ class Gathering:
         engine, ask, leader = self._engine, self._ask, bool(self._paid)
         entries = self._entries()
         self._refresh()
-        engine.ledger.count_request(leader=leader)
+        engine.ledger.count_request(ask.endpoint, leader=leader)
         billed = {slot for fetched in self._paid for slot in fetched.entries}
         free = [self._entry(slot) for slot in self._items.slots if slot not in billed]
-        if free and (saved := _usage(free)) is not None:
-            engine.stats.tokens_saved.add(saved)
+        if free:
+            engine.ledger.saved(summary(free, engine.clock()))
         brought = summary(list(self._brought.values()), engine.clock())
         for fetched in self._paid:
-            usage = _usage(list(fetched.entries.values()))
-            note_paid(stored=fetched.stored >= fetched.entries.keys(), usage=usage)
-        engine.tell("miss" if leader else "collapsed", ask, entry=brought)
+            whole = summary(list(fetched.entries.values()), engine.clock())
+            engine.ledger.paid(whole, stored=fetched.stored >= fetched.entries.keys())
+        engine.answers.tell("miss" if leader else "collapsed", ask, entry=brought)
         stored = self._stored >= self._brought.keys()
         fwd = ("request" if ask.policy.no_cache else ask.fwd) if leader else "miss"
         ttl = brought.ttl if stored else None
@@ -362,7 +393,8 @@ class Gathering:
             fresh = decide(entry, ask.policy, engine.clock()) is Verdict.FRESH
             return fresh and replaces(entry, seen[slot])
 
-        batch = engine.batches.start(ask, slots, self._load, replaced=replaced)
+        asked = in_background(ask)
+        batch = engine.batches.start(asked, slots, self._load, replaced=replaced)
         engine.refreshes.watch(
             batch.flight, ask, slots, lambda fetched: self._refreshed(slots, fetched)
         )
@@ -371,7 +403,7 @@ class Gathering:
         engine = self._engine
         if fetched.asked:
             engine.stats.refreshes += 1
-            engine.tell("refresh", self._ask)
+            engine.answers.tell("refresh", self._ask)
         for slot in slots:  # what another process is refreshing is not asked about again at once
             if slot not in fetched.stored:
                 engine.refreshes.failures.note(slot, outage=False)
@@ -402,13 +434,6 @@ def summary(entries: Sequence[Entry], now: float) -> Entry:
         cost=max(entry.cost for entry in entries),
         endpoint=first.endpoint,
         model=first.model,
-        usage=_usage(entries),
+        billed=first.billed,
+        usage=total(entry.usage for entry in entries),
     )
-
-
-def _usage(entries: Sequence[Entry]) -> Usage | None:
-    prompt = total = 0
-    for entry in entries:
-        if (usage := entry.usage) is not None:
-            prompt, total = prompt + usage.prompt, total + usage.total
-    return Usage(prompt, 0, total) if total else None

@@ -157,7 +157,15 @@ def usage_of(body: Body) -> Usage | None:
     prompt = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
     completion = _count(usage.get("completion_tokens", usage.get("output_tokens")))
     total = _count(usage.get("total_tokens")) or prompt + completion
-    return Usage(prompt, completion, total)
+    details = usage.get("prompt_tokens_details", usage.get("input_tokens_details"))
+    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
+    return Usage(prompt, completion, total, min(cached, prompt))
+
+
+def billed_as(body: Body, model: str | None) -> str | None:
+    """The model that an answer names, where that is another than was asked for."""
+    named = body.get("model")
+    return named if isinstance(named, str) and 0 < len(named) <= 200 and named != model else None
 
 
 def _count(value: object) -> int:

@@ -18,7 +18,7 @@ from .._ask import Answer, Ask, Loaded
 from .._entry import Entry, Kind
 from .._flights import OutOfPatience
 from .._policy import Verdict, decide
-from .._status import mark
+from .._status import mark, outcome_of
 from .._streams import Live
 from ._binding import RAW_HEADER, Binding, Call, given, planned, snapshot
 from ._embeddings import Items, summary
@@ -115,7 +115,7 @@ class _FastCall:
                 self._params,
                 self._headers,
                 self._query,
-                looked=True,
+                looked=self._binding.engine.ledger.observer is None,  # else the engine shows it
             )
             return call._replace(decoded=True) if call and self._vectors else call
         except Exception:  # whatever it was, the complete layer meets it again, and tells
@@ -138,7 +138,9 @@ class _FastCall:
             return self._items_from_memory(call, call.items)
         entry = engine.peek(call.slot, call.policy)
         if entry is not None and (form := self._binding.form(call, entry)) is not None:
-            return self._answered(call, engine.hit(call.key, form, engine.storage.local_name))
+            return self._answered(
+                call, engine.answers.hit(call.key, form, engine.storage.local_name)
+            )
         if engine.storage.peek(call.slot) is None:
             return None, call
         return self._offered(call, ask := self._ask(call), engine.local(ask))
@@ -158,7 +160,7 @@ class _FastCall:
             if due := frozenset(slot for slot, entry in pairs if engine.is_due(entry, policy)):
                 return None, call._replace(due=due)
         whole = summary(entries, engine.clock())
-        answer = engine.hit(items.key, whole, engine.storage.local_name)
+        answer = engine.answers.hit(items.key, whole, engine.storage.local_name)
         assembler = self._binding.assembler
         built = assembler.response(entries, None, decoded=self._vectors)
         vars(built)["_request_id"] = assembler.request_id(entries[0])
@@ -174,11 +176,10 @@ class _FastCall:
 
     def is_elsewhere(self, call: Call) -> bool:
         """May the answer be in another caller's flight or in a remote tier?"""
-        if call.items is not None:
+        engine = self._binding.engine
+        if call.items is not None or engine.ledger.observer is not None:
             return False
-        return self._flying(call) or (
-            bool(self._binding.engine.storage.remote) and not call.policy.no_cache
-        )
+        return self._flying(call) or (bool(engine.storage.remote) and not call.policy.no_cache)
 
     async def from_elsewhere(self, call: Call) -> tuple[Any, Call]:
         """The answer of another caller's flight or of a remote tier, or the plan to go on with."""
@@ -195,20 +196,29 @@ class _FastCall:
         return None, call
 
     async def _from_remote(self, call: Call) -> tuple[Any, Call]:
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = asyncio.get_running_loop().time()
         engine, policy = self._binding.engine, call.policy
         claim = not (policy.only_if_cached or policy.no_store)
         found = await engine.storage.look(call.slot, promote=not policy.no_store, claim=claim)
         if found is None:
-            return None, call._replace(spent=loop.time() - started)
+            return None, call._replace(spent=_since(started))
         if engine.settled(found.entry, policy):
             form = self._binding.form(call, found.entry)
             if form is not None:
-                return self._answered(call, engine.hit(call.key, form, found.tier))
-        call = call._replace(spent=loop.time() - started)
+                answer = engine.answers.hit(call.key, form, found.tier, took=found.took)
+                return self._waited(call, answer, started)
+        call = call._replace(spent=_since(started))
         ask = self._ask(call)
-        return self._offered(call, ask, engine.offer(ask, found))
+        offered = engine.offer(ask, found)
+        if offered is None:
+            return self._offered(call, ask, None)
+        return self._waited(call, offered, started)
+
+    def _waited(self, call: Call, answer: Answer, started: float) -> tuple[Any, Call]:
+        """The answer is there, and its caller had to wait for it."""
+        ledger = self._binding.engine.ledger
+        ledger.waited(self._endpoint.name, outcome_of(answer.status), _since(started))
+        return self._answered(call, answer)
 
     def _ask(self, call: Call) -> Ask:
         live = Live() if call.request.stream else None
@@ -256,13 +266,14 @@ class _FastCall:
 
     async def _follow(self, call: Call) -> tuple[Any, Call]:
         """The other caller's answer, or the plan where that came to nothing."""
+        started = asyncio.get_running_loop().time()
         try:
             answer = await self._binding.engine.follow(self._ask(call))
         except OutOfPatience:
             raise APITimeoutError(request=self._request()) from None
         if answer is None:
             return None, call._replace(looked=False)
-        return self._answered(call, answer)
+        return self._waited(call, answer, started)
 
     def _build(self, call: Call, entry: Entry) -> Any:
         built = self._binding.build(call, entry)
@@ -295,3 +306,7 @@ class _FastCall:
     def _request(self) -> Any:
         options = options_of(self._endpoint, self._params, self._headers, self._query)
         return request_of(self._binding.client, options)
+
+
+def _since(started: float) -> float:
+    return asyncio.get_running_loop().time() - started

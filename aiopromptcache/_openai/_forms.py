@@ -77,6 +77,7 @@ def _like(entry: Entry, kind: Kind, payload: bytes, content_type: bytes, *, usag
         head=head_as(entry, content_type, usage=usage),
         endpoint=entry.endpoint,
         model=entry.model,
+        billed=entry.billed,
         usage=entry.usage,
     )
 

@@ -78,6 +78,15 @@ class LocalTier(Tier, Protocol):
         ...
 
 
+@runtime_checkable
+class HeldTier(Protocol):
+    """A tier that knows at once how much it holds, for the metrics."""
+
+    def held(self) -> tuple[int, int]:
+        """Entries and bytes. Called from any thread: changes nothing."""
+        ...
+
+
 # Tiers that several processes share, and through which they act as one.
 
 

@@ -19,13 +19,16 @@ from .._entry import Entry
 from .._policy import seconds
 from ._backlog import Backlog, Missed
 from ._base import GIVEN, Claim, Lease, News, Refused, SharedTier, Tier, TierContext
+from ._breaker import Breaker
 from ._deadlines import Deadlines
 
 T = TypeVar("T")
 
+Took = Callable[[tuple[str, str], float], None]
+"""Told the names of a tier and of what it was asked for, and the seconds that this took."""
+
 logger = logging.getLogger("aiopromptcache")
 
-FAILURES_TO_OPEN = 5
 PROBE_SECONDS = 0.5
 RETRY_SECONDS = 0.05
 """How soon what it missed is tried again, where but a connection was lost."""
@@ -45,39 +48,21 @@ class _Out(Exception):
     """The tier was not asked, or gave no answer in time."""
 
 
-class _Breaker:
-    """Counts failures in a row."""
-
-    def __init__(self) -> None:
-        self.failures = 0
-        self.open = False
-
-    def failed(self) -> bool:
-        """Count one; True where it opened the breaker."""
-        self.failures += 1
-        opened = not self.open and self.failures >= FAILURES_TO_OPEN
-        self.open = self.open or opened
-        return opened
-
-    def close(self) -> None:
-        self.failures = 0
-        self.open = False
-
-
 class Guard:
     """One tier, as its cache uses it: nothing raises, a fault is an empty answer."""
 
-    def __init__(self, tier: Tier, context: TierContext) -> None:
+    def __init__(self, tier: Tier, context: TierContext, took: Took) -> None:
         self.tier = tier
         self.name = tier.name
         self.is_shared = isinstance(tier, SharedTier)
         self.position = ""
         """How far the news of a shared tier have been heeded."""
         self._context = context
+        self._took = took
         self.timeout = seconds("timeout", getattr(tier, "timeout", DEFAULT_TIMEOUT))
         self._bulk = seconds("bulk_timeout", getattr(tier, "bulk_timeout", self.timeout))
         self._deadlines = Deadlines(self.timeout)
-        self._reads, self._writes = _Breaker(), _Breaker()
+        self._reads, self._writes = Breaker(), Breaker()
         self._backlog = Backlog()
         self._catching_up = False
         self._recovering: asyncio.AbstractEventLoop | None = None
@@ -99,6 +84,11 @@ class Guard:
         """True while the breaker keeps calls away from the tier."""
         return self._reads.open
 
+    @property
+    def waiting(self) -> int:
+        """Writes that wait for the tier to return."""
+        return len(self._backlog.slots)
+
     # Reading
 
     async def get(self, slots: Sequence[str], *, spent: float = 0.0) -> Mapping[str, Entry]:
@@ -113,7 +103,9 @@ class Guard:
 
     async def _get(self, slots: Sequence[str], spent: float) -> Mapping[str, Entry]:
         try:
-            return await self._attempt(self._reads, lambda: _entries(self.tier.get(slots)), spent)
+            return await self._attempt(
+                "get", self._reads, lambda: _entries(self.tier.get(slots)), spent
+            )
         except _Out:
             return {}
 
@@ -144,7 +136,7 @@ class Guard:
         tier = self._shared()
         try:
             claims = await self._attempt(
-                self._writes, lambda: tier.claim(slots, past=past, take=take), spent
+                "claim", self._writes, lambda: tier.claim(slots, past=past, take=take), spent
             )
         except _Out:
             if take or past or self._reads.failures:  # it does not answer at all
@@ -162,7 +154,7 @@ class Guard:
         """
         self._backlog.drop(entries)
         try:
-            await self._attempt(self._writes, lambda: self.tier.set(entries), spent)
+            await self._attempt("set", self._writes, lambda: self.tier.set(entries), spent)
         except _Out:
             self._miss({slot: Missed(e, self.right(slot, GIVEN)) for slot, e in entries.items()})
             return False
@@ -183,7 +175,7 @@ class Guard:
         tier = self._shared()
         self._backlog.drop([lease.slot for _, lease in entries])
         try:
-            return await self._attempt(self._writes, lambda: tier.fill(entries), spent)
+            return await self._attempt("fill", self._writes, lambda: tier.fill(entries), spent)
         except _Out:
             # A lease may be over by then; what the news said since it began counts as well.
             good = [(e, lease._replace(token="")) for e, lease in entries if stands(lease.slot)]
@@ -197,16 +189,16 @@ class Guard:
 
     async def keep_leases(self, held: Sequence[Lease]) -> None:
         """See `SharedTier.renew`."""
-        await self._quietly(lambda tier: tier.renew(held))
+        await self._quietly("renew", lambda tier: tier.renew(held))
 
     async def give_back(self, leases: Sequence[Lease], *, shareable: bool = True) -> None:
         """See `SharedTier.release`."""
-        await self._quietly(lambda tier: tier.release(leases, shareable=shareable))
+        await self._quietly("release", lambda tier: tier.release(leases, shareable=shareable))
 
-    async def _quietly(self, operation: Callable[[SharedTier], Awaitable[None]]) -> None:
+    async def _quietly(self, name: str, operation: Callable[[SharedTier], Awaitable[None]]) -> None:
         tier = self._shared()
         try:
-            await self._attempt(self._writes, lambda: operation(tier))
+            await self._attempt(name, self._writes, lambda: operation(tier))
         except _Out:
             return
 
@@ -218,7 +210,7 @@ class Guard:
         timeout = self._bulk if len(slots) > CATCH_UP else None  # its steps have the usual one
         try:
             return await self._attempt(
-                self._writes, lambda: self.tier.delete(slots), timeout=timeout
+                "delete", self._writes, lambda: self.tier.delete(slots), timeout=timeout
             )
         except _Out:
             self._miss({slot: Missed(None, self.right(slot)) for slot in slots})
@@ -230,7 +222,7 @@ class Guard:
         self._backlog.clear(owed=owed is not None)
         try:
             count = await self._attempt(
-                self._writes, lambda: self.tier.clear(namespace), timeout=self._bulk
+                "clear", self._writes, lambda: self.tier.clear(namespace), timeout=self._bulk
             )
         except _Out:
             self._backlog.clear(owed=True)
@@ -246,7 +238,10 @@ class Guard:
         self._backlog.invalidate(wanted, owed=False)
         try:
             return await self._attempt(
-                self._writes, lambda: self.tier.invalidate(namespace, wanted), timeout=self._bulk
+                "invalidate",
+                self._writes,
+                lambda: self.tier.invalidate(namespace, wanted),
+                timeout=self._bulk,
             )
         except _Out:
             self._backlog.invalidate(wanted, owed=True)
@@ -276,7 +271,8 @@ class Guard:
 
     async def _attempt(
         self,
-        breaker: _Breaker,
+        name: str,
+        breaker: Breaker,
         operation: Callable[[], Awaitable[T]],
         spent: float = 0.0,
         timeout: float | None = None,
@@ -285,10 +281,10 @@ class Guard:
         left = (timeout or self.timeout) - spent
         if left <= 0 or breaker.open or (self._catching_up and breaker is self._writes):
             raise _Out
-        return await self._try(breaker, operation, left)
+        return await self._try(name, breaker, operation, left)
 
     async def _try(
-        self, breaker: _Breaker, operation: Callable[[], Awaitable[T]], timeout: float
+        self, name: str, breaker: Breaker, operation: Callable[[], Awaitable[T]], timeout: float
     ) -> T:
         loop = asyncio.get_running_loop()
         started = loop.time()
@@ -304,11 +300,13 @@ class Guard:
         except Exception as error:
             self._failed(error, loop.time() - started)
             raise _Out from None
+        finally:
+            self._took((self.name, name), loop.time() - started)
         if not breaker.open:
             self._worked(breaker)
         return result
 
-    def _worked(self, breaker: _Breaker) -> None:
+    def _worked(self, breaker: Breaker) -> None:
         breaker.failures = 0
         if breaker is self._writes:
             self._reads.failures = 0
@@ -397,7 +395,7 @@ class Guard:
 
     async def _answers(self) -> None:
         slot = f"{self._context.namespace}:probe"
-        await self._try(self._reads, lambda: self.tier.get([slot]), self.timeout)
+        await self._try("probe", self._reads, lambda: self.tier.get([slot]), self.timeout)
 
     async def _catch_up(self) -> None:
         """Write what waits; meanwhile new writes wait too, so that the newest comes last."""
@@ -461,7 +459,7 @@ class Guard:
     async def _write(
         self, operation: Callable[[], Awaitable[Any]], timeout: float | None = None
     ) -> None:
-        await self._try(self._writes, operation, timeout or self.timeout)
+        await self._try("catch_up", self._writes, operation, timeout or self.timeout)
 
     async def _store(self, entries: list[tuple[Entry, Lease]]) -> None:
         if self.is_shared:
@@ -479,7 +477,7 @@ class Guard:
         except (_Out, TimeoutError):
             logger.debug("cache tier %s was closed with writes that it has missed", self.name)
         with suppress(_Out):
-            await self._try(self._reads, self.tier.aclose, self.timeout)
+            await self._try("close", self._reads, self.tier.aclose, self.timeout)
         await self._stop_recovery()
 
     async def _stop_recovery(self) -> None:

@@ -62,6 +62,10 @@ class MemoryTier:
         """Bytes in use, as `max_bytes` counts them."""
         return int(self._store.currsize)
 
+    def held(self) -> tuple[int, int]:
+        """Entries and bytes, without looking whether some have expired: from any thread."""
+        return self._store.held()
+
     def peek(self, slot: str) -> Entry | None:
         """The entry, if it is there and not expired; it becomes the most recently used."""
         try:
@@ -203,6 +207,11 @@ class _Store(TLRUCache[str, Entry]):
 
     def __contains__(self, slot: object) -> bool:
         return Cache.__contains__(self, slot)  # expired or not
+
+    def held(self) -> tuple[int, int]:
+        """Entries and bytes, expired or not."""
+        size: Any = Cache.currsize
+        return Cache.__len__(self), int(size.fget(self))
 
     def take(self, slot: str) -> Entry | None:
         """Remove and return, expired or not."""

@@ -58,13 +58,10 @@ def encode(entry: Entry, *, offset: float, compress_over: int | None) -> bytes:
 
 def writable(entry: Entry) -> bool:
     """Is it small enough to be read again, and are its labels Unicode (no lone surrogates)?"""
-    labels = sum([6 * len(label) + 3 for label in (*entry.tags, entry.model or "")])
+    texts = (*entry.tags, entry.model or "", entry.billed or "")
+    labels = sum([6 * len(text) + 3 for text in texts])
     content = len(entry.payload) + len(entry.head or b"")
-    return (
-        content <= MAX_CONTENT
-        and labels < MAX_HEADER // 2
-        and all(map(_is_unicode, (*entry.tags, entry.model or "")))
-    )
+    return content <= MAX_CONTENT and labels < MAX_HEADER // 2 and all(map(_is_unicode, texts))
 
 
 def _is_unicode(text: str) -> bool:
@@ -131,7 +128,8 @@ def _header(entry: Entry, offset: float, size: int) -> dict[str, Any]:
         "g": entry.tags,
         "e": entry.endpoint,
         "m": entry.model,
-        "u": None if entry.usage is None else list(entry.usage),
+        "b": entry.billed,
+        "u": None if (usage := entry.usage) is None else usage.written(),
     }
     given = {name: value for name, value in optional.items() if value is not None and value != ()}
     return {"k": int(entry.kind), "t": entry.stored_at + offset, "n": size, **given}
@@ -144,7 +142,7 @@ def _entry(header: dict[str, Any], content: bytes, offset: float) -> Entry:
     split = 0 if head is None else _whole(head)
     if split > len(content):
         raise BadRecord("of another length than it says")
-    for text in (get("e"), get("m")):
+    for text in (get("e"), get("m"), get("b")):
         if text is not None and type(text) is not str:
             raise TypeError
     return ForeignEntry(
@@ -159,6 +157,7 @@ def _entry(header: dict[str, Any], content: bytes, offset: float) -> Entry:
         head=None if head is None else content[:split],
         endpoint=get("e"),
         model=get("m"),
+        billed=get("b"),
         usage=None if usage is None else Usage(*map(_whole, usage)),
     )
 

@@ -52,6 +52,20 @@ def golden_entries() -> dict[str, tuple[Entry, int | None]]:
             ),
             None,
         ),
+        "billed": (
+            Entry(
+                Kind.HTTP,
+                HTTP,
+                stored_at=1_700_000_000.0,
+                ttl=3_600.0,
+                head=HEAD,
+                endpoint="chat.completions",
+                model="a deployment",
+                billed="gpt-4o-mini-2024-07-18",
+                usage=Usage(2_000, 60, 2_060, 1_024),
+            ),
+            None,
+        ),
         "sse": (
             Entry(
                 Kind.SSE,

@@ -165,21 +165,49 @@ async def test_max_age_holds_down_to_the_floor(
         assert upstream.calls == 2
 
 
-async def test_a_handler_reads_its_own_state_whatever_a_stranger_says(
-    clock: VirtualClock,
+@pytest.mark.parametrize("header", ["max-age=0", "no-cache", "no-store", "only-if-cached"])
+async def test_a_handler_keeps_its_own_state_whatever_a_request_says(
+    header: str, clock: VirtualClock
 ) -> None:
+    """What could be asked anew heeds the request; what only the app knows is not its to drop."""
     cache, found = PromptCache(clock=clock), []
-    await cache.set("state", 1)
+    await cache.set("old", 1)
+    await cache.get_or_create("costly", _two)
     clock.advance(61)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        found.append(await cache.get("state"))
-        with cache.control(max_age=None, max_stale=None):
-            found.append(await cache.get("state"))
+        found.append(await cache.get("old"))
+        await cache.set("new", 2)
+        found.append(await cache.get("new"))
+        await cache.get_or_create("costly", _two)
+        with cache.control(no_cache=True):  # the app's own word holds for all
+            found.append(await cache.get("old"))
 
-    headers = [(b"cache-control", b"max-age=0")]
-    await PromptCacheMiddleware(app, cache)({"type": "http", "headers": headers}, _never, _never)
-    assert found == [None, 1]
+    headers = [(b"cache-control", header.encode())]
+    middleware = PromptCacheMiddleware(
+        app, cache, allow=["max-age", "no-cache", "no-store", "only-if-cached"]
+    )
+    await middleware({"type": "http", "headers": headers}, _never, _never)
+    assert found == [1, 2, None]
+    assert cache.stats.upstream_calls == (2 if header in ("max-age=0", "no-cache") else 1)
+
+
+async def test_a_partition_holds_for_all_that_a_handler_does(clock: VirtualClock) -> None:
+    cache, found = PromptCache(clock=clock), []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        found.append(await cache.get("state"))
+        await cache.set("state", dict(scope["headers"])[b"x-tenant"].decode())
+
+    middleware = PromptCacheMiddleware(app, cache, partition=tenant)
+    for name in (b"a", b"b", b"a"):
+        scope = {"type": "http", "headers": [(b"x-tenant", name)]}
+        await middleware(scope, _never, _never)
+    assert found == [None, None, "a"]
+
+
+async def _two() -> int:
+    return 2
 
 
 async def test_an_app_may_allow_more(client: AsyncOpenAI, upstream: OpenAIServer) -> None:
