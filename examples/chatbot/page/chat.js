@@ -57,7 +57,8 @@ function showFailure(turn, words) {
 }
 
 function showTotal({ tokens, cost, worker }) {
-  const money = cost ? ` and ${cost.toLocaleString("en", { style: "currency", currency: "USD", maximumFractionDigits: 4 })}` : "";
+  const style = { style: "currency", currency: "USD", maximumSignificantDigits: 2 };
+  const money = cost ? ` and ${cost.toLocaleString("en", style)}` : "";
   find("#saved").textContent = `Worker ${worker} has saved ${number(tokens)} tokens${money} so far`;
 }
 
