@@ -62,7 +62,18 @@ def test_what_decides_knows_no_tier_and_no_engine(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "library", ["openai", "redis", "aiohttp", "cryptography", "numpy", "rapidfuzz", "starlette"]
+    "library",
+    [
+        "openai",
+        "redis",
+        "aiohttp",
+        "click",
+        "cryptography",
+        "numpy",
+        "rapidfuzz",
+        "rich",
+        "starlette",
+    ],
 )
 def test_importing_the_package_imports_no_heavy_library(library: str) -> None:
     code = f"import sys, aiopromptcache; sys.exit({library!r} in sys.modules)"

@@ -78,6 +78,26 @@ class LocalTier(Tier, Protocol):
         ...
 
 
+class Listed(NamedTuple):
+    """One record that a tier keeps."""
+
+    slot: str | None
+    """None where it cannot be told: sealed with another key, or no record of ours."""
+    entry: Entry | None
+    """None where the record cannot be read. It may have expired just now."""
+    size: int
+    """Bytes that the record takes in the tier, as it is kept there."""
+
+
+@runtime_checkable
+class ListedTier(Tier, Protocol):
+    """A tier that can say what it holds. A cache does without it; the command line needs it."""
+
+    def entries(self, namespace: str) -> AsyncIterator[Sequence[Listed]]:
+        """All records of a namespace, in batches and no order, never all in memory."""
+        ...
+
+
 @runtime_checkable
 class HeldTier(Protocol):
     """A tier that knows at once how much it holds, for the metrics."""

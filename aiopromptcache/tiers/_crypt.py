@@ -13,6 +13,9 @@ from .._errors import ConfigurationError
 from ._wire import BadRecord
 
 _NONCE = 12
+_NAMED = b"apn1"
+"""A sealed record begins so, followed by the length (2) of the sealed slot, that, and the rest."""
+_NAME_PLACE = b"name"
 
 
 class Cipher:
@@ -50,6 +53,23 @@ class Cipher:
         nonce = os.urandom(_NONCE)
         return nonce + self._seals[0].encrypt(nonce, text, place)
 
+    def seal_record(self, slot: str, record: bytes) -> bytes:
+        """A record for the server. Its name there is a digest, so it carries the slot, sealed."""
+        place = _bytes(slot)
+        name = self.seal(_NAME_PLACE, place)
+        if len(name) >= 2**16:  # then it cannot be listed
+            return self.seal(place, record)
+        return _NAMED + len(name).to_bytes(2, "big") + name + self.seal(place, record)
+
+    def open_record(self, slot: str, sealed: bytes) -> bytes:
+        """The record of a slot. Raises `BadRecord` where no key fits."""
+        return self.open(_bytes(slot), _split(sealed)[1])
+
+    def slot_of(self, sealed: bytes) -> str:
+        """The slot that a sealed record says it is of. Raises `BadRecord` where no key fits."""
+        name, _ = _split(sealed)
+        return self.open(_NAME_PLACE, name).decode("utf-8", "surrogatepass")
+
     def open(self, place: bytes, sealed: bytes) -> bytes:
         """The text. Raises `BadRecord` where no key fits."""
         for seal in self._seals:
@@ -58,6 +78,19 @@ class Cipher:
             except (self._invalid, ValueError):
                 continue
         raise BadRecord("sealed with another key, or for another place, or damaged")
+
+
+def _bytes(slot: str) -> bytes:
+    return slot.encode("utf-8", "surrogatepass")
+
+
+def _split(sealed: bytes) -> tuple[bytes, bytes]:
+    """The sealed slot, and the sealed record."""
+    if not sealed.startswith(_NAMED):
+        return b"", sealed
+    start = len(_NAMED) + 2
+    end = start + int.from_bytes(sealed[len(_NAMED) : start], "big")
+    return sealed[start:end], sealed[end:]
 
 
 def _derived(master: bytes, purpose: bytes) -> bytes:

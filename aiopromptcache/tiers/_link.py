@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
@@ -136,7 +136,7 @@ class Link:
 
     # What takes many commands: each of them has the deadline
 
-    async def scan(self, pattern: bytes, count: int) -> AsyncIterator[list[bytes]]:
+    async def scan(self, pattern: bytes, count: int) -> AsyncGenerator[list[bytes]]:
         """Keys that match, a batch at a time."""
         if self.clustered:
             async for keys in self._scan_cluster(pattern, count):
@@ -151,7 +151,7 @@ class Link:
             if cursor == b"0":
                 return
 
-    async def _scan_cluster(self, pattern: bytes, count: int) -> AsyncIterator[list[bytes]]:
+    async def _scan_cluster(self, pattern: bytes, count: int) -> AsyncGenerator[list[bytes]]:
         self._start()
         batch: list[bytes] = []
         async for key in self._client.scan_iter(match=pattern, count=count):

@@ -15,6 +15,7 @@ what a secret makes of them, and names in the log are sealed.
 from __future__ import annotations
 
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from ._crypt import Cipher
 
@@ -66,6 +67,23 @@ class Names:
     def _beside(self, slot: str, kind: bytes) -> bytes:
         namespace = slot.partition(":")[0].encode()
         return self._prefix + b":" + namespace + b":" + kind + self.places(slot).names[0]
+
+    def key_of(self, namespace: str, name: bytes) -> str:
+        """The key behind the name of an entry, where no secret hides it."""
+        inner = name[len(self._base(namespace)) + len(b"e:{") : -len(b"}")]
+        if inner == b"%":
+            return ""
+        text = inner.decode("utf-8", "surrogatepass")
+        return text.replace("%7D", "}").replace("%25", "%")
+
+    def everywhere(self) -> bytes:
+        """What matches the entries of all namespaces."""
+        return _literal(self._prefix + b":") + b"*:e:{*"
+
+    def namespace_of(self, name: bytes) -> str:
+        """The namespace, as its user calls it, of an entry's name."""
+        quoted = name[len(self._prefix) + 1 :].partition(b":")[0]
+        return unquote(quoted.decode("utf-8", "replace"))
 
     def tag_sets(self, namespace: str, tag: str) -> list[bytes]:
         """The sets of a tag, the one for writing first."""

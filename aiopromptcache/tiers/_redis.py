@@ -8,15 +8,16 @@ import itertools
 import math
 import re
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .._entry import Entry
 from .._errors import ConfigurationError
 from .._policy import seconds
-from ._base import GIVEN, Claim, Lease, News, TierContext
+from ._base import GIVEN, Claim, Lease, Listed, News, TierContext
 from ._batch import Batcher
 from ._crypt import Cipher
+from ._listing import listing
 from ._lua import (
     BOOK,
     CLAIM,
@@ -155,6 +156,16 @@ class RedisTier:
         """See `Tier.invalidate`. Works in batches; says so to all when nothing is left."""
         return await self._sweeper.invalidate(namespace, tags)
 
+    async def entries(self, namespace: str) -> AsyncGenerator[Sequence[Listed]]:
+        """See `ListedTier`. SCAN in batches, on a cluster over all masters; each has the `timeout`.
+
+        What is written or goes meanwhile may be listed or not, and now and then something twice.
+        """
+        offset = await self._clock_offset()
+        found = listing(self._link, self._names, self._cipher, namespace, self.timeout)
+        async for batch in found:
+            yield [self._listed(slot, record, offset) for slot, record in batch]
+
     async def aclose(self) -> None:
         """See `Tier.aclose`. Closes the connections of a URL; a client handed in stays open."""
         for batcher in (self._writes, self._drops):
@@ -230,14 +241,24 @@ class RedisTier:
     def _open(self, slot: str, record: bytes, offset: float) -> Entry | None:
         """The entry of a record; one that is not to be trusted is a miss and an event."""
         try:
-            if self._cipher is not None:
-                record = self._cipher.open(slot.encode("utf-8", "surrogatepass"), record)
-            entry = decode(record, offset=offset)
+            entry = self._decoded(slot, record, offset)
         except BadRecord as error:
             if self._context is not None:
                 self._context.notify("error", slot, None, error)
             return None
         return entry if entry.expires_at > self._now() else None
+
+    def _decoded(self, slot: str, record: bytes, offset: float) -> Entry:
+        if self._cipher is not None:
+            record = self._cipher.open_record(slot, record)
+        return decode(record, offset=offset)
+
+    def _listed(self, slot: str | None, record: bytes, offset: float) -> Listed:
+        try:
+            entry = None if slot is None else self._decoded(slot, record, offset)
+        except BadRecord:
+            entry = None
+        return Listed(slot, entry, len(record))
 
     async def _claim_all(
         self, slots: Sequence[str], past: bytes, take: bool, offset: float
@@ -321,7 +342,7 @@ class RedisTier:
         namespace, places = slot.partition(":")[0], self._names.places(slot)
         record = encode(entry, offset=offset, compress_over=self._compress_over)
         if self._cipher is not None:
-            record = self._cipher.seal(slot.encode("utf-8", "surrogatepass"), record)
+            record = self._cipher.seal_record(slot, record)
         keys = [places.entry, places.lease]
         if not self._link.clustered:
             keys += self._book_keys(namespace, entry)

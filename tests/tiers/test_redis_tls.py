@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -18,6 +19,7 @@ from cryptography.x509.oid import NameOID
 from servers import Server
 
 from aiopromptcache import PromptCache, RedisTier
+from aiopromptcache._cli._app import cli
 
 pytestmark = pytest.mark.anyio
 
@@ -96,3 +98,16 @@ async def test_a_certificate_that_nobody_vouches_for_is_a_fault_of_the_tier(
 
         assert await cache.get_or_create("key", make) == 1
         assert cache.stats.errors > 0
+
+
+async def test_the_command_line_over_tls(tls_port: int, certificate: Path) -> None:
+    async def ran(*args: str) -> Any:
+        return await asyncio.to_thread(CliRunner().invoke, cli, args)
+
+    place = f"rediss://127.0.0.1:{tls_port}/0"
+    trusted = await ran("doctor", "--url", f"{place}?ssl_ca_certs={certificate}")
+    assert (trusted.exit_code, trusted.stderr) == (0, "")
+    assert "transport: TLS" in trusted.stdout
+    stranger = await ran("stats", "--url", place)
+    assert stranger.exit_code == 2
+    assert "TLS failed (CERTIFICATE_VERIFY_FAILED)" in stranger.stderr

@@ -59,7 +59,8 @@ function showFailure(turn, words) {
 function showTotal({ tokens, cost, worker }) {
   const style = { style: "currency", currency: "USD", maximumSignificantDigits: 2 };
   const money = cost ? ` and ${cost.toLocaleString("en", style)}` : "";
-  find("#saved").textContent = `Worker ${worker} has saved ${number(tokens)} tokens${money} so far`;
+  find("#saved").textContent = `Saved ${number(tokens)} tokens${money}`;
+  find("#saved").title = `By worker ${worker}, since it began`;
 }
 
 // Asking
