@@ -28,6 +28,7 @@ from aiopromptcache._entry import Entry
 from aiopromptcache._ledger import Ledger
 from aiopromptcache._stats import OWN, Outcome
 from aiopromptcache._tally import note_hit
+from aiopromptcache.dashboard import Dashboard
 from aiopromptcache.metrics.opentelemetry import OpenTelemetryMetrics
 from aiopromptcache.metrics.prometheus import PrometheusMetrics
 from aiopromptcache.testing import OpenAIServer
@@ -102,6 +103,7 @@ def watched(stack: ExitStack) -> dict[str, PromptCache]:
             "Prometheus",
             "OpenTelemetry",
             "in a span",
+            "a dashboard",
             "a hook",
         )
     }
@@ -110,6 +112,7 @@ def watched(stack: ExitStack) -> dict[str, PromptCache]:
     for name in ("OpenTelemetry", "in a span"):
         metrics = OpenTelemetryMetrics(caches[name], meter_provider=METERS, tracer_provider=TRACERS)
         stack.enter_context(metrics)
+    Dashboard(caches["a dashboard"])
     return caches
 
 

@@ -136,7 +136,7 @@ def main() -> None:
         return
     try:
         listening = socket.create_server((asked.host, asked.port), backlog=2048)
-    except OSError as error:
+    except (OSError, OverflowError) as error:
         raise SystemExit(f"cannot listen on port {asked.port}: {error}") from error
     with listening, shared_store() as url:
         workers = asked.workers if url else 1
@@ -145,7 +145,8 @@ def main() -> None:
         environment = {**os.environ, **({"REDIS_URL": url} if url else {})}
         port = listening.getsockname()[1]
         who = "the real API" if asked.real else "a stand-in for the model"
-        print(f"http://{asked.host}:{port} ({workers} workers, {who}); Ctrl-C ends it.", flush=True)
+        count = f"{workers} worker{'s' if workers > 1 else ''}"
+        print(f"http://{asked.host}:{port} ({count}, {who}); Ctrl-C ends it.", flush=True)
         asyncio.run(serve(listening, workers, environment, real=asked.real))
     print("Ended.", flush=True)
 
