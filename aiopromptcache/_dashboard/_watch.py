@@ -243,7 +243,7 @@ class Watch:
         other.heard = max([other.heard, *[sample.number for sample in report.recent]])
 
 
-def _tick(reference: weakref.ref[Watch], loop: asyncio.AbstractEventLoop) -> None:
+def _tick(reference: Callable[[], Watch | None], loop: asyncio.AbstractEventLoop) -> None:
     """A timer keeps no cache alive that nobody has any more."""
     if (watch := reference()) is not None:
         watch.due(loop)
