@@ -8,6 +8,8 @@ import { table } from "./table.js";
 
 const PAUSE = 2_000;
 const PATIENCE = 10_000;
+/** Seconds by which other processes may tell of something too late. */
+const LATE = 30;
 const SPAN_NAMES = { 900: "15 min", 3600: "1 h", 21600: "6 h", 86400: "24 h" };
 const ALL = "all";
 const find = (selector) => document.querySelector(selector);
@@ -44,7 +46,7 @@ function ask() {
   clearTimeout(held.timer);
   if (document.hidden || held.paused) return;
   const number = (held.asked += 1);
-  const since = held.points.size ? Math.max(...held.points.keys()) : 0;
+  const since = held.points.size ? Math.max(...held.points.keys()) - LATE : 0;
   const query = new URLSearchParams({ ...chosen, since });
   fetch(`data.json?${query}`, { cache: "no-store", signal: AbortSignal.timeout(PATIENCE) })
     .then((answer) => {
