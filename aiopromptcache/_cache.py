@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import replace
 from datetime import timedelta
 from types import EllipsisType, TracebackType
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
 from ._ask import SIDE, Ask, Loaded
 from ._cached import decorate
+from ._control import controls
 from ._engine import Engine
 from ._entry import Entry
 from ._errors import ConfigurationError
@@ -41,10 +41,6 @@ P = ParamSpec("P")
 
 Ttl = float | timedelta | EllipsisType | None
 """Seconds, a timedelta, None (no expiry), or `...`: as the policy says."""
-
-_controls: ContextVar[dict[PromptCache, Policy] | None] = ContextVar(
-    "aiopromptcache control", default=None
-)
 
 
 class PromptCache:
@@ -133,18 +129,18 @@ class PromptCache:
         A context variable carries it, so it also reaches calls made deep inside a framework, and
         tasks started inside. An unknown field or a value out of range is a `ConfigurationError`.
         """
-        outer = _controls.get()
-        _controls.set({**(outer or {}), self: self.current_policy.merged(**policy_fields)})
+        outer = controls.get()
+        controls.set({**(outer or {}), self: self.current_policy.merged(**policy_fields)})
         try:
             yield
         finally:
-            _controls.set(outer)
+            controls.set(outer)
 
     @property
     def current_policy(self) -> Policy:
         """The cache's policy with the overrides of the `control` blocks that we are in."""
-        controls = _controls.get()
-        return self.policy if controls is None else controls.get(self, self.policy)
+        policies = controls.get()
+        return self.policy if policies is None else policies.get(self, self.policy)
 
     def _policy_with(self, ttl: Ttl, tags: Iterable[str]) -> Policy:
         policy = self.current_policy

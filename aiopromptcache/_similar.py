@@ -20,6 +20,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ._ask import SIDE, Answer, Ask, Landed, Prompt, Similarity
+from ._control import side_calls
 from ._entry import Entry
 from ._errors import ConfigurationError, NotCached, ReentrantCall
 from ._flights import Flight
@@ -61,6 +62,17 @@ def learning() -> Iterator[None]:
         mode.reset(token)
 
 
+@contextmanager
+def _side_calls() -> Iterator[None]:
+    """For what the matcher calls, which may be the same cache's client."""
+    token = mode.set("off")
+    try:
+        with side_calls():
+            yield
+    finally:
+        mode.reset(token)
+
+
 class Similar:
     """The similar hits of one cache."""
 
@@ -94,15 +106,15 @@ class Similar:
         if ask.prompt is None or ask.prompt.parts is None:
             return None
         seconds = LOOK_SECONDS if ask.patience is None else min(LOOK_SECONDS, ask.patience)
-        token = mode.set("off")
         try:
-            async with asyncio.timeout(seconds):
-                landed = await self._find(ask, ask.prompt, threshold)
+            with _side_calls():
+                async with asyncio.timeout(seconds):
+                    landed = await self._find(ask, ask.prompt, threshold)
+        except NotCached:  # a vector that is not stored, for one who asks nothing upstream
+            return None
         except Exception as error:
             self._failed(ask, error)
             return None
-        finally:
-            mode.reset(token)
         self._failing = False
         return landed
 
@@ -285,12 +297,12 @@ class Similar:
             self._spawn(self._learn(ask, ask.prompt))
 
     async def _learn(self, ask: Ask, prompt: Prompt) -> None:
-        mode.set("off")
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                given = await self._given(prompt)
-                family, text = cast("tuple[str, str]", prompt.parts)
-                await asyncio.wrap_future(self._questions.add(family, ask.key, text, given))
+            with _side_calls():
+                async with asyncio.timeout(LOOK_SECONDS):
+                    given = await self._given(prompt)
+            family, text = cast("tuple[str, str]", prompt.parts)
+            await asyncio.wrap_future(self._questions.add(family, ask.key, text, given))
         except Exception as error:
             self._failed(ask, error)
 
@@ -339,15 +351,15 @@ class Similar:
 
     async def _check(self, ask: Ask, served: Landed, fresh: Landed) -> None:
         """Let the user's judge compare what was served with what the upstream says."""
-        mode.set("off")
         prompt, near = cast(Prompt, ask.prompt), cast(Similarity, served.near)
         _, text = cast("tuple[str, str]", prompt.parts)
         try:
             judge = cast(Any, self._matcher.judge)
-            async with asyncio.timeout(LOOK_SECONDS):
-                right = judge(text, prompt.body(served.entry), prompt.body(fresh.entry))
-                if inspect.isawaitable(right):
-                    right = await right
+            with _side_calls():
+                async with asyncio.timeout(LOOK_SECONDS):
+                    right = judge(text, prompt.body(served.entry), prompt.body(fresh.entry))
+                    if inspect.isawaitable(right):
+                        right = await right
         except Exception as error:
             self._failed(ask, error)
             return
