@@ -39,7 +39,10 @@ class Questions:
     async def nearest(self, family: str, text: str, given: Any, threshold: float) -> list[Near]:
         """Those of the family that score at least `threshold`, the best first."""
         least = threshold if threshold > 0 else -1.0  # a score is never below 0, a cosine may be
-        found = await self._index.nearest(family, given, least)
+        return self.rated(text, await self._index.nearest(family, given, least), threshold)
+
+    def rated(self, text: str, found: list[Near], threshold: float) -> list[Near]:
+        """Those that score at least `threshold` when looked at closely, the best first."""
         scored = [near._replace(score=self._score(text, near)) for near in found]
         good = [near for near in scored if near.score >= threshold]
         return sorted(good, key=lambda near: -near.score)

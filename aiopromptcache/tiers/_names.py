@@ -7,6 +7,8 @@
     prefix:{namespace}:t:tag     the entries that carry a tag
     prefix:{namespace}:i         all entries by age, where their number is bounded
     prefix:{namespace}:log       who changed what
+    prefix:{namespace}:q:family  the questions of a family by their vectors
+    prefix:{namespace}:q         all of these by the time that their answers go
 
 Braces hold what a cluster picks the hash slot by. With encryption, keys and tags are replaced by
 what a secret makes of them, and names in the log are sealed.
@@ -14,8 +16,10 @@ what a secret makes of them, and names in the log are sealed.
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 
+from ._base import Family
 from ._crypt import Cipher
 
 
@@ -84,6 +88,27 @@ class Names:
     def log(self, namespace: str) -> bytes:
         """The stream of news."""
         return self._books(namespace) + b"log"
+
+    def questions(self, namespace: str) -> bytes:
+        """All questions; the names of the families' sets begin with it."""
+        return self._books(namespace) + b"q"
+
+    def family(self, family: Family) -> bytes:
+        """What stands for a family in the name of its set. Under the newest key only."""
+        name = _bytes(" ".join(family))
+        if self._cipher is None:
+            return hashlib.sha256(name).hexdigest()[:32].encode()
+        return self._cipher.hide(b"family " + name)[0]
+
+    def question(self, namespace: str, key: str) -> bytes:
+        """What stands for a question in its family's set."""
+        if self._cipher is None:
+            return _bytes(key)
+        return self._cipher.hide(_bytes(f"{namespace}:{key}"))[0]
+
+    def families(self, namespace: str) -> bytes:
+        """What matches the sets of all families of a namespace."""
+        return _literal(self.questions(namespace)) + b":*"
 
     def patterns(self, namespace: str) -> tuple[bytes, bytes, bytes]:
         """What matches all entries, all leases and all tags of a namespace, and nothing else."""

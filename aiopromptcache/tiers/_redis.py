@@ -80,6 +80,7 @@ class RedisTier:
     ) -> None:
         from ._link import Link  # takes redis along, for those who use it only
         from ._relay import RedisRelay
+        from ._vsets import RedisNeighbours
 
         self.timeout = _more_than_zero("timeout", timeout)
         self.lease = _more_than_zero("lease", lease)
@@ -103,6 +104,8 @@ class RedisTier:
         self._tokens = itertools.count()
         self.relay = RedisRelay(self._link, self._names, self._cipher, self._writer)
         """Passes on streams that are still coming; see `RelayTier`."""
+        self.neighbours = RedisNeighbours(self._link, self._names, self._cipher)
+        """Finds questions by their vectors, on servers that can; see `NeighbourTier`."""
         self._sweeper = Sweeper(self._link, self._names, self._writer, self.timeout)
         self._writes: Batcher[_Write, bool] = Batcher(self._write, self.timeout)
         self._drops: Batcher[str, bool] = Batcher(self._drop, self.timeout)
