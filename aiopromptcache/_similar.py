@@ -357,6 +357,17 @@ class Similar:
             name, _ = cast("tuple[str, str]", prompt.parts)
             self._shared.renew(name, ask.key, self._life(entry))
 
+    def met(self, key: str, prompt: Prompt) -> None:
+        """A question was answered by a remote tier: where that costs no vector, it is learnt too.
+
+        One that has a vector is found by it in the tier, if the tier can.
+        """
+        if self._questions.embeds or mode.get() == "off" or self._questions.knows(key):
+            return
+        if prompt.parts is not None:
+            name, text = prompt.parts
+            self._questions.add(name, key, text, self._questions.prepared(text))
+
     def _learns(self, ask: Ask) -> bool:
         if ask.prompt is None or mode.get() == "off":
             return False

@@ -205,6 +205,7 @@ class _FastCall:
         if engine.settled(found.entry, policy):
             form = self._binding.form(call, found.entry)
             if form is not None:
+                self._binding.met(call)
                 return self._answered(call, engine.hit(call.key, form, found.tier))
         call = call._replace(spent=loop.time() - started)
         ask = self._ask(call)
