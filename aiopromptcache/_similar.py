@@ -138,7 +138,7 @@ class Similar:
 
         async def nearest() -> list[Near]:
             started = loop.time()
-            found = await shared.nearest(name, given, threshold, ask.spent)
+            found = await shared.nearest(name, given, own.least(threshold), ask.spent)
             ask.spent += loop.time() - started
             return own.rated(text, found, threshold)
 

@@ -48,8 +48,13 @@ class Questions:
 
     async def nearest(self, family: str, text: str, given: Any, threshold: float) -> list[Near]:
         """Those of the family that score at least `threshold`, the best first."""
-        least = threshold if threshold > 0 else -1.0  # a score is never below 0, a cosine may be
+        least = self.least(threshold)
         return self.rated(text, await self._index.nearest(family, given, least), threshold)
+
+    @staticmethod
+    def least(threshold: float) -> float:
+        """What an index is asked for: a score is never below 0, a cosine may be."""
+        return threshold if threshold > 0 else -1.0
 
     def rated(self, text: str, found: list[Near], threshold: float) -> list[Near]:
         """Those that score at least `threshold` when looked at closely, the best first."""

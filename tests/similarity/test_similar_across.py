@@ -338,6 +338,38 @@ def valkey() -> Iterator[Server]:
         yield server
 
 
+async def test_any_threshold_above_none_is_heeded(url: str, process: Any) -> None:
+    def opposite(texts: list[str]) -> Any:
+        return [[1.0, 0.0] if text == FIRST else [-1.0, 0.0] for text in texts]
+
+    matchers = [SemanticSimilarity(opposite, 0.0, guards=()) for _ in range(2)]
+    async with process(url, matchers[0]) as one, process(url, matchers[1]) as other:
+        await one.asks()
+        assert (await other.looks(OTHER)).similarity == 0.0
+        with other.cache.control(similarity=0.1):
+            assert not (await other.looks(OTHER)).hit
+
+
+async def test_a_cluster_without_vector_sets(
+    process: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    from redis.asyncio import RedisCluster
+
+    with Server("valkey", cluster_enabled="yes") as node:
+        node.command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+        while b"cluster_state:ok" not in node.command("CLUSTER", "INFO"):
+            await asyncio.sleep(0.01)
+        async with (
+            RedisCluster("127.0.0.1", node.port) as client,
+            process(client, tier={"timeout": 1.0}) as one,
+        ):
+            await one.asks()
+            assert (await one.looks()).similarity is not None
+            assert len(caplog.records) == 1
+            assert "cannot find similar prompts" in caplog.text
+            assert one.cache.stats.errors == 0
+
+
 @pytest.mark.parametrize("why", ["none", "denied"])
 async def test_without_vector_sets_one_line_says_so(
     server: OpenAIServer, url: str, process: Any, eight: Server, valkey: Server, why: str,
