@@ -34,7 +34,7 @@ UNSUPPORTED_SECONDS = 60.0
 """How often a server that could not is asked again: another may have taken its place."""
 WAITING = 1_000
 """New questions that wait to be shared, at most: the newest."""
-AT_ONCE = 16
+AT_ONCE = 8
 """Questions that are shared at once: on a large index each takes the server some milliseconds."""
 _SLACK = 1e-5
 """More than float32 may be off by."""

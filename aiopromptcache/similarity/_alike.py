@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rapidfuzz.distance import OSA, JaroWinkler
 
@@ -46,25 +46,32 @@ def stands_for(short: Sequence[str], spelled: Sequence[str]) -> bool:
     """Is the one an abbreviation of the other: wwii of world war ii, usa of united states?"""
     if len(short) != 1 or len(spelled) < 2 or not short[0].isalpha():
         return False
-    abbreviation = words.SHORT.get(short[0], short[0])
-    if len(abbreviation) < 3 and abbreviation not in words.TWO_LETTERS:
-        return False
     counted = [word for word in spelled if word not in words.LEFT_OUT]
-    initials = "".join(word[0] for word in counted)
-    return bool(counted) and (
-        initials in (short[0], abbreviation) or initials[:-1] + counted[-1] == abbreviation
-    )
+    return spelled_out(short, spelled) == {short[0], *counted}
 
 
-def spelled_out(short: str, text: Sequence[str]) -> Sequence[str]:
-    """Where in a text an abbreviation is spelled out; nothing where it is not."""
-    for length in range(2, len(short) + 3):
-        for start in range(len(text) - length + 1):
-            some = text[start : start + length]
-            outside = words.LEFT_OUT.isdisjoint((some[0], some[-1]))
-            if some[0][0] == short[0] and outside and stands_for([short], some):
-                return some
-    return ()
+def spelled_out(shorts: Iterable[str], text: Sequence[str]) -> set[str]:
+    """Those abbreviations that a text spells out, and the words that do so."""
+    counted = [word for word in text if word not in words.LEFT_OUT]
+    initials, there = "".join(word[0] for word in counted), set(counted)
+    found: set[str] = set()
+    for short in shorts:
+        for form in {short, words.SHORT.get(short, short)}:
+            if len(form) < 3 and form not in words.TWO_LETTERS:
+                continue
+            if (start := initials.find(form)) >= 0:
+                found |= {short, *counted[start : start + len(form)]}
+            for cut in range(2, len(form) - 1):  # the last word whole: ii
+                if form[cut:] in there and initials.find(form[:cut]) >= 0:
+                    found |= _ending_whole(short, form, cut, counted, initials)
+    return found
+
+
+def _ending_whole(short: str, form: str, cut: int, counted: list[str], initials: str) -> set[str]:
+    for end, word in enumerate(counted):
+        if word == form[cut:] and end >= cut and initials[end - cut : end] == form[:cut]:
+            return {short, *counted[end - cut : end + 1]}
+    return set()
 
 
 def is_kin(one: str, other: str) -> bool:

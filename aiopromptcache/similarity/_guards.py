@@ -115,11 +115,7 @@ def names(asked: str, stored: str) -> str | None:
 
 def _short(named: Iterable[str], text: Sequence[str]) -> set[str]:
     """The names that a text spells out, and what it does so with."""
-    found: set[str] = set()
-    for name in named:
-        if 2 <= len(name) <= 6 and name.isalpha() and (run := spelled_out(name, text)):
-            found |= {name, *run}
-    return found
+    return spelled_out((name for name in named if len(name) <= 6 and name.isalpha()), text)
 
 
 def _is_there(name: str, there: set[str]) -> bool:
