@@ -68,6 +68,8 @@ class SharedQuestions:
         self._unsupported = self._warned = False
         self._waiting: deque[Asked] = deque(maxlen=WAITING)
         self._at_once = AT_ONCE
+        self._suspect: Asked | None = None
+        """What could not be shared by itself, and is tried once more."""
         self._sharing: asyncio.Task[None] | None = None
 
     # Looking
@@ -125,8 +127,10 @@ class SharedQuestions:
             some = [self._waiting.popleft() for _ in range(min(self._at_once, len(self._waiting)))]
             if await self._try(lambda some=some: self._add(some), self._guard.timeout):  # type: ignore[misc]
                 self._at_once = min(2 * self._at_once, AT_ONCE)
-            elif len(some) > 1 or self._is_out():  # each by itself next: one of them may be bad
+            elif some[0] is not self._suspect or self._is_out():
+                # Each by itself next: one of them may be bad. That one is given up.
                 self._at_once = 1
+                self._suspect = some[0] if len(some) == 1 else None
                 self._waiting.extendleft(reversed(some))
 
     async def _add(self, some: Sequence[Asked]) -> bool:

@@ -12,9 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 import redis.asyncio
-from conftest import Embed
-from servers import Server
-from similar_calls import FIRST, OTHER, SECOND, chat
+from servers import Server, free_port
+from similar_calls import FIRST, OTHER, SECOND, Embed, chat
 
 from aiopromptcache import CacheEvent, MemoryTier, Policy, PromptCache, RedisTier, cache_status
 from aiopromptcache.similarity import LexicalSimilarity, SemanticSimilarity
@@ -92,7 +91,7 @@ def process(server: OpenAIServer, embed: Embed) -> Any:
         where: Any, matcher: Any = None, memory: bool = True, tier: Any = None, **options: Any
     ) -> AsyncIterator[Process]:
         matcher = matcher or SemanticSimilarity(embed, 0.8)
-        remote = RedisTier(where, **(tier or {}))
+        remote = RedisTier(where, **{"timeout": 2.0, **(tier or {})})
         tiers = [MemoryTier(), remote] if memory else [remote]
         events: list[CacheEvent] = []
         async with PromptCache(
@@ -355,7 +354,7 @@ async def test_a_cluster_without_vector_sets(
 ) -> None:
     from redis.asyncio import RedisCluster
 
-    with Server("valkey", cluster_enabled="yes") as node:
+    with Server("valkey", cluster_enabled="yes", cluster_port=free_port()) as node:
         node.command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
         while b"cluster_state:ok" not in node.command("CLUSTER", "INFO"):
             await asyncio.sleep(0.01)
@@ -475,6 +474,21 @@ async def test_one_that_cannot_be_shared_keeps_no_other_out(
         assert len(shared._waiting) == 0
 
 
+async def test_what_fails_once_is_shared_all_the_same(url: str, process: Any, raw: Any) -> None:
+    async with process(url) as one:
+        add, failures = one.shared._neighbours.add, [OSError("no")]
+
+        async def failing(asked: Any, most: int) -> None:
+            if failures:
+                raise failures.pop()
+            await add(asked, most)
+
+        one.shared._neighbours.add = failing
+        status = await one.asks()
+        assert await members(raw) == {status.key}
+        assert one.cache.stats.errors == 1
+
+
 # What others may have put there
 
 
@@ -558,7 +572,7 @@ async def test_encrypted_tiers_show_no_text_and_no_key(
 
 
 async def test_on_a_cluster(server: OpenAIServer, process: Any) -> None:
-    with Server("redis", cluster_enabled="yes") as node:
+    with Server("redis", cluster_enabled="yes", cluster_port=free_port()) as node:
         node.command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
         while b"cluster_state:ok" not in node.command("CLUSTER", "INFO"):
             await asyncio.sleep(0.01)

@@ -9,9 +9,8 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
-from conftest import Embed
 from servers import Server
-from similar_calls import FIRST, OTHER, SECOND, chat, words
+from similar_calls import FIRST, OTHER, SECOND, Embed, chat, words
 
 from aiopromptcache import MemoryTier, NotCached, PromptCache, RedisTier, cache_status
 from aiopromptcache.similarity import SemanticSimilarity
