@@ -17,6 +17,10 @@ from ._streams import Live
 SIDE = "/stream"
 """After a slot: where a stream is kept whose plain form is kept already, and cannot be played."""
 
+LONGEST_QUESTION = 1_000
+"""Characters of a text that may be in other words. A longer one is no mere question; looking at it
+closely would take the event loop for longer than others can wait."""
+
 
 class Loaded(NamedTuple):
     """What an upstream call brought. `extra` is for its leader alone and is never stored."""

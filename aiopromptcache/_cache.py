@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import replace
 from datetime import timedelta
 from types import EllipsisType, TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
 from ._ask import SIDE, Ask, Loaded
 from ._cached import decorate
+from ._control import Control, controls
 from ._engine import Engine
 from ._entry import Entry
 from ._errors import ConfigurationError
@@ -42,20 +42,6 @@ P = ParamSpec("P")
 
 Ttl = float | timedelta | EllipsisType | None
 """Seconds, a timedelta, None (no expiry), or `...`: as the policy says."""
-
-
-class _Control(NamedTuple):
-    """The policies in force in one context."""
-
-    asking: Policy
-    """For what could be asked anew: model calls, factories, cached functions."""
-    given: Policy
-    """For values that the app itself gives and gets: a request's directives do not reach them."""
-
-
-_controls: ContextVar[dict[PromptCache, _Control] | None] = ContextVar(
-    "aiopromptcache control", default=None
-)
 
 
 class PromptCache:
@@ -153,26 +139,26 @@ class PromptCache:
     @contextmanager
     def _controlled(self, fields: dict[str, Any], directives: dict[str, Any]) -> Iterator[None]:
         """Override `fields` for all calls inside, and `directives` for what could be asked anew."""
-        outer = _controls.get()
+        outer = controls.get()
         asking, given = self._control
         asking, given = asking.merged(**fields, **directives), given.merged(**fields)
-        _controls.set({**(outer or {}), self: _Control(asking, given)})
+        controls.set({**(outer or {}), self: Control(asking, given)})
         try:
             yield
         finally:
-            _controls.set(outer)
+            controls.set(outer)
 
     @property
-    def _control(self) -> _Control:
-        controls = _controls.get()
-        found = None if controls is None else controls.get(self)
-        return found or _Control(self.policy, self.policy)
+    def _control(self) -> Control:
+        policies = controls.get()
+        found = None if policies is None else policies.get(self)
+        return found or Control(self.policy, self.policy)
 
     @property
     def current_policy(self) -> Policy:
         """The cache's policy with the overrides of the `control` blocks that we are in."""
-        controls = _controls.get()
-        if controls is None or (found := controls.get(self)) is None:
+        policies = controls.get()
+        if policies is None or (found := policies.get(self)) is None:
             return self.policy
         return found.asking
 

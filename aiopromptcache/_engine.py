@@ -378,7 +378,7 @@ class Engine:
         if stored:
             self.answers.tell("store", ask, entry=loaded.entry)
             if self.similar is not None:
-                self.similar.learn(ask)
+                self.similar.learn(ask, loaded.entry)
         return Landed(loaded.entry, None, stored, loaded.extra)
 
     async def _begin(self, flight: Flight[Landed], ask: Ask) -> tuple[Found | None, Lease | None]:

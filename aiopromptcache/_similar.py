@@ -13,13 +13,15 @@ import inspect
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from ._ask import SIDE, Answer, Ask, Landed, Prompt, Similarity
+from ._control import side_calls
 from ._entry import Entry
 from ._errors import ConfigurationError, NotCached, ReentrantCall
 from ._flights import Flight
@@ -31,6 +33,7 @@ from .tiers._base import Lease
 
 if TYPE_CHECKING:
     from ._engine import Engine
+    from ._neighbours import SharedQuestions
     from .similarity._index import Near
     from .similarity._matchers import Matcher
 
@@ -62,6 +65,17 @@ def learning() -> Iterator[None]:
         mode.reset(token)
 
 
+@contextmanager
+def _side_calls() -> Iterator[None]:
+    """For what the matcher calls, which may be the same cache's client."""
+    token = mode.set("off")
+    try:
+        with side_calls():
+            yield
+    finally:
+        mode.reset(token)
+
+
 class Similar:
     """The similar hits of one cache."""
 
@@ -72,6 +86,7 @@ class Similar:
         self._matcher = matcher
         self._engine = engine
         self._questions = Questions(matcher)
+        self._shared = _shared(engine, matcher)
         self.budget = Budget(matcher.threshold, matcher.max_error, matcher.confidence)
         self._banned: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -95,34 +110,76 @@ class Similar:
         if ask.prompt is None or ask.prompt.parts is None:
             return None
         seconds = LOOK_SECONDS if ask.patience is None else min(LOOK_SECONDS, ask.patience)
-        token = mode.set("off")
         try:
-            async with asyncio.timeout(seconds):
-                landed = await self._find(ask, ask.prompt, threshold)
+            with _side_calls():
+                async with asyncio.timeout(seconds):
+                    landed = await self._find(ask, ask.prompt, threshold)
+        except NotCached:  # a vector that is not stored, for one who asks nothing upstream
+            return None
         except Exception as error:
             self._failed(ask, error)
             return None
-        finally:
-            mode.reset(token)
         self._failing = False
         return landed
 
     async def _find(self, ask: Ask, prompt: Prompt, threshold: float) -> Landed | None:
-        family, text = cast("tuple[str, str]", prompt.parts)
+        name, text = cast("tuple[str, str]", prompt.parts)
         given = await self._given(prompt)
+        own, shared, seen = self._questions, self._shared, {ask.key}
+
+        async def forget(keys: list[str]) -> None:
+            for key in keys:
+                own.remove(key)
+
+        landed = await self._among(
+            ask, seen, lambda: own.nearest(name, text, given, threshold), forget
+        )
+        if landed is not None or shared is None:
+            return landed
+
+        async def nearest() -> list[Near]:
+            started = loop.time()
+            found = await shared.nearest(name, given, own.least(threshold), ask.spent)
+            ask.spent += loop.time() - started
+            return own.rated(text, found, threshold)
+
+        loop = asyncio.get_running_loop()
+        return await self._among(
+            ask, seen, nearest, lambda keys: shared.remove(name, given, keys, ask.spent)
+        )
+
+    async def _among(
+        self,
+        ask: Ask,
+        seen: set[str],
+        nearest: Callable[[], Awaitable[list[Near]]],
+        forget: Callable[[list[str]], Awaitable[None]],
+    ) -> Landed | None:
+        """The first of one index that will do; what is gone from the tiers is forgotten there.
+
+        `seen` are those that are refused already.
+        """
         for _ in range(ROUNDS):
-            gone = False
-            for near in await self._questions.nearest(family, text, given, threshold):
+            gone: list[str] = []
+            for near in await nearest():
                 await asyncio.sleep(0)  # guards may take milliseconds each
-                if near.key == ask.key or self._refuses(ask, text, near):
+                if near.key in seen or self._refuses(ask, near):
+                    seen.add(near.key)
                     continue
-                found = await self._look(ask, near)
-                if found is None:
-                    gone = True
-                elif self._usable(ask, found.entry) and await self._verified(ask, near, found):
+                found, sure = await self._look(ask, near)
+                if found is None and sure:
+                    gone.append(near.key)
+                elif (
+                    found is not None
+                    and self._usable(ask, found.entry)
+                    and await self._verified(ask, near, found)
+                ):
                     return Landed(found.entry, found.tier, near=self._served(ask, near))
+                else:
+                    seen.add(near.key)
             if not gone:
                 break
+            await forget(gone)
         return None
 
     async def _given(self, prompt: Prompt) -> Any:
@@ -131,10 +188,11 @@ class Similar:
             prompt.given = await self._questions.prepare(text)
         return prompt.given
 
-    def _refuses(self, ask: Ask, text: str, near: Near) -> bool:
+    def _refuses(self, ask: Ask, near: Near) -> bool:
         """Do the guards, or what was learnt before, say that these are two questions?"""
         from .similarity._guards import refusal
 
+        _, text = cast("tuple[str, str]", cast(Prompt, ask.prompt).parts)
         reason = refusal(self._matcher.guards, text, near.text)
         if reason is None and (ask.key, near.key) in self._banned:
             reason = "it was a false hit before"
@@ -146,34 +204,48 @@ class Similar:
             ask.remarks = {"similar_key": near.key, "similarity": near.score, "reason": reason}
         return reason is not None
 
-    async def _look(self, ask: Ask, near: Near) -> Found | None:
-        """What the tiers have of it; None where it is gone, and then it is forgotten."""
+    async def _look(self, ask: Ask, near: Near) -> tuple[Found | None, bool]:
+        """What the tiers have of it, and whether it is gone for sure where they have nothing."""
         errors = self._engine.stats.errors
         base = self._engine.prefix + near.key
         slots = [base] if ask.live is None else [base, base + SIDE]
         best: Found | None = None
         for slot in slots:
-            found = await self._stored(slot, ask.policy)
+            try:
+                found = await self._stored(slot, ask)
+            except TimeoutError:
+                return best, False
             if found is not None and self._usable(ask, found.entry):
-                return found
+                return found, False
             best = best or found
         # Where a tier could not say, it may be there yet.
         sure = errors == self._engine.stats.errors
-        if best is None and sure and not any(tier.open for tier in self._engine.storage.remote):
-            self._questions.remove(near.key)
-        return best
+        return best, sure and not any(tier.open for tier in self._engine.storage.remote)
 
-    async def _stored(self, slot: str, policy: Policy) -> Found | None:
+    async def _stored(self, slot: str, ask: Ask) -> Found | None:
         storage = self._engine.storage
         entry = storage.peek(slot)
-        if entry is not None and self._is_fresh(entry, policy):
+        if entry is not None and self._is_fresh(entry, ask.policy):
             return Found(entry, storage.local_name)
         if storage.remote:
-            return await storage.look(slot, promote=not policy.no_store)
+            return await self._stored_elsewhere(slot, ask)
         now = self._engine.clock()
         return (
             None if entry is None or entry.expires_at <= now else Found(entry, storage.local_name)
         )
+
+    async def _stored_elsewhere(self, slot: str, ask: Ask) -> Found | None:
+        """What remote tiers have. Raises `TimeoutError` past what they may add to one call."""
+        storage, loop = self._engine.storage, asyncio.get_running_loop()
+        left = max(tier.timeout for tier in storage.remote) - ask.spent
+        if left <= 0:
+            raise TimeoutError
+        started = loop.time()
+        try:
+            async with asyncio.timeout(left):
+                return await storage.look(slot, promote=not ask.policy.no_store)
+        finally:
+            ask.spent += loop.time() - started
 
     def _is_fresh(self, entry: Entry, policy: Policy) -> bool:
         return decide(entry, policy, self._engine.clock()) is Verdict.FRESH
@@ -193,7 +265,7 @@ class Similar:
             agreed = await agreed
         if self._note(ask, near, None if agreed else "verify says that it is another question"):
             return False
-        again = await self._look(ask, near)
+        again, _ = await self._look(ask, near)
         return again is not None and again.entry.stored_at == found.entry.stored_at
 
     def _served(self, ask: Ask, near: Near) -> Similarity:
@@ -272,25 +344,54 @@ class Similar:
 
     # Learning
 
-    def learn(self, ask: Ask) -> None:
+    def learn(self, ask: Ask, entry: Entry) -> None:
         """The answer to a question was stored: it may answer similar ones."""
-        if ask.prompt is None or mode.get() == "off" or ask.prompt.parts is None:
+        if not self._learns(ask):
             return
-        if mode.get() == "on" and self.threshold(ask.policy) is None:
-            return
-        if ask.prompt.given is not None:
-            family, text = ask.prompt.parts
-            self._questions.add(family, ask.key, text, ask.prompt.given)
-        elif ask.seen is None:  # a refresh replaces what was learnt before
-            self._spawn(self._learn(ask, ask.prompt))
+        prompt = cast(Prompt, ask.prompt)
+        if prompt.given is not None:
+            self._add(ask.key, prompt, entry)
+        elif ask.seen is None:
+            self._spawn(self._learn(ask, prompt, entry))
+        elif self._shared is not None:  # a refresh replaces what was learnt before
+            name, _ = cast("tuple[str, str]", prompt.parts)
+            self._shared.renew(name, ask.key, self._life(entry))
 
-    async def _learn(self, ask: Ask, prompt: Prompt) -> None:
-        mode.set("off")
+    def met(self, key: str, prompt: Prompt) -> None:
+        """A question was answered by a remote tier: where that costs no vector, it is learnt too.
+
+        One that has a vector is found by it in the tier, if the tier can.
+        """
+        if self._questions.embeds or mode.get() == "off" or self._questions.knows(key):
+            return
+        if prompt.parts is not None:
+            name, text = prompt.parts
+            self._questions.add(name, key, text, self._questions.prepared(text))
+
+    def _learns(self, ask: Ask) -> bool:
+        if ask.prompt is None or mode.get() == "off":
+            return False
+        if mode.get() == "on" and self.threshold(ask.policy) is None:
+            return False
+        return ask.prompt.parts is not None
+
+    def _add(self, key: str, prompt: Prompt, entry: Entry) -> Future[Any]:
+        name, text = cast("tuple[str, str]", prompt.parts)
+        if self._shared is not None:
+            self._shared.add(name, key, text, prompt.given, self._life(entry))
+        return self._questions.add(name, key, text, prompt.given)
+
+    def _life(self, entry: Entry) -> float | None:
+        if entry.ttl is None:
+            return None
+        return max(0.001, entry.expires_at - self._engine.clock())
+
+    async def _learn(self, ask: Ask, prompt: Prompt, entry: Entry) -> None:
         try:
-            async with asyncio.timeout(LOOK_SECONDS):
-                given = await self._given(prompt)
-                family, text = cast("tuple[str, str]", prompt.parts)
-                await asyncio.wrap_future(self._questions.add(family, ask.key, text, given))
+            with _side_calls():
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._given(prompt)
+            await asyncio.wrap_future(self._add(ask.key, prompt, entry))
         except Exception as error:
             self._failed(ask, error)
 
@@ -339,15 +440,15 @@ class Similar:
 
     async def _check(self, ask: Ask, served: Landed, fresh: Landed) -> None:
         """Let the user's judge compare what was served with what the upstream says."""
-        mode.set("off")
         prompt, near = cast(Prompt, ask.prompt), cast(Similarity, served.near)
         _, text = cast("tuple[str, str]", prompt.parts)
         try:
             judge = cast(Any, self._matcher.judge)
-            async with asyncio.timeout(LOOK_SECONDS):
-                right = judge(text, prompt.body(served.entry), prompt.body(fresh.entry))
-                if inspect.isawaitable(right):
-                    right = await right
+            with _side_calls():
+                async with asyncio.timeout(LOOK_SECONDS):
+                    right = judge(text, prompt.body(served.entry), prompt.body(fresh.entry))
+                    if inspect.isawaitable(right):
+                        right = await right
         except Exception as error:
             self._failed(ask, error)
             return
@@ -370,4 +471,22 @@ class Similar:
             for task in own:
                 task.cancel()
             await asyncio.wait(own)
+        if self._shared is not None:
+            await self._shared.aclose()
         self._questions.close()
+
+
+def _shared(engine: Engine, matcher: Matcher) -> SharedQuestions | None:
+    """The questions that processes share, where a tier has them."""
+    from ._neighbours import shared_questions
+
+    coordinator = engine.storage.shared
+    if coordinator is None:
+        return None
+    guard = coordinator.guard
+    return shared_questions(
+        guard,
+        engine.prefix[:-1],
+        matcher,
+        lambda error: engine.ledger.noticed(guard.name, "error", None, None, error),
+    )

@@ -4,6 +4,9 @@ Vectors are made up: each is a mixture of a few of 2,000 topics and noise, in di
 in weight, as those of embedding models do. Texts are made of 3,000 words. Before that, all are
 added one by one. Meanwhile a task wakes up every millisecond and notes how late it is.
 
+With `--redis URL` (a server with vector sets, which is written to), the same vectors are shared
+there instead: how long adding and looking take, and how often the nearest is found.
+
 Run: pip install -e '.[similarity]' && python benchmarks/similar_lookup.py
 """
 
@@ -14,6 +17,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -90,6 +94,60 @@ async def measure(
     index.close()
 
 
+async def shared(url: str, count: int) -> None:
+    """Print the table of an index in Redis."""
+    from aiopromptcache import RedisTier
+    from aiopromptcache.tiers._base import Asked, Family
+
+    tier = RedisTier(url, timeout=60.0)
+    dice = np.random.default_rng(1)
+    print(f"{count:,} entries in Redis    look p50     p99  nearest found   add, µs  bytes each")
+    for width in (256, 384):
+        family, rows = Family("benchmark", str(width), FAMILY), vectors(count, width)
+        begun = await used_memory(tier)
+        started = time.perf_counter()
+        for at in range(0, count, 16):
+            some = [
+                Asked(family, str(n), "How does it stay upright?", packed(rows[n]), 60)
+                for n in range(at, min(count, at + 16))
+            ]
+            await tier.neighbours.add(some, count)
+        filled, grown = time.perf_counter() - started, await used_memory(tier) - begun
+        took, found = [], 0
+        for number in range(LOOKS):
+            row = near(rows[number * 37], dice)
+            best = str(int(np.argmax(rows @ row)))
+            began = time.perf_counter()
+            some_near = await tier.neighbours.nearest(family, packed(row), NEAREST, 0.8)
+            took.append(time.perf_counter() - began)
+            found += best in [one.key for one in some_near]
+        took.sort()
+        print(
+            f"{f'{width} floats, at 0.8':<24} {took[LOOKS // 2] * 1e3:7.2f}"
+            f" {took[LOOKS * 99 // 100] * 1e3:7.2f} {found / LOOKS:14.1%}"
+            f" {filled / count * 1e6:9.0f} {grown / count:11,.0f}"
+        )
+        await tier.clear("benchmark")
+    await tier.aclose()
+
+
+async def used_memory(tier: Any) -> int:
+    """Bytes that the server uses."""
+    words = (await tier._link.command("INFO", "memory")).decode()
+    return int(words.partition("used_memory:")[2].split()[0])
+
+
+def packed(row: Any) -> bytes:
+    """A vector as it is sent."""
+    return bytes(row.astype("<f4").tobytes())
+
+
+def near(row: Any, dice: np.random.Generator) -> Any:
+    """A vector near another one."""
+    moved = row + dice.standard_normal(len(row)).astype(np.float32) * 0.2 / len(row) ** 0.5
+    return (moved / np.linalg.norm(moved)).astype(np.float32)
+
+
 async def quiet() -> None:
     """What the loop is late by when nothing is done at all."""
     late = Lateness()
@@ -103,15 +161,11 @@ async def main(count: int) -> None:
     await quiet()
     dice = np.random.default_rng(1)
 
-    def near(row: Any) -> Any:
-        moved = row + dice.standard_normal(len(row)).astype(np.float32) * 0.2 / len(row) ** 0.5
-        return (moved / np.linalg.norm(moved)).astype(np.float32)
-
     for width in (256, 384):
         for least in (0.9, 0.8):
             rows = list(vectors(count, width))
             name = f"{width} floats, at {least}"
-            await measure(name, Index(count, VectorShelf), rows, least, near)
+            await measure(name, Index(count, VectorShelf), rows, least, partial(near, dice=dice))
     prepared = [LexicalSimilarity.prepare(text) for text in texts(count)]
     for least in (0.9, 0.8, 0.7):
         index: Index[Any] = Index(count, lambda first: TextShelf(fuzz.ratio, 100.0, NEAREST))
@@ -121,4 +175,9 @@ async def main(count: int) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("--entries", type=int, default=100_000)
-    asyncio.run(main(parser.parse_args().entries))
+    parser.add_argument("--redis", metavar="URL")
+    options = parser.parse_args()
+    if options.redis:
+        asyncio.run(shared(options.redis, options.entries))
+    else:
+        asyncio.run(main(options.entries))

@@ -317,6 +317,11 @@ class Binding:
             prompt=_prompt(call),
         )
 
+    def met(self, call: Call) -> None:
+        """A remote tier had the answer, which may have come from another process."""
+        if self.engine.similar is not None and (prompt := _prompt(call)) is not None:
+            self.engine.similar.met(call.key, prompt)
+
     # Storing
 
     def entry(

@@ -206,6 +206,7 @@ class _FastCall:
         if engine.settled(found.entry, policy):
             form = self._binding.form(call, found.entry)
             if form is not None:
+                self._binding.met(call)
                 answer = engine.answers.hit(call.key, form, found.tier, took=found.took)
                 return self._waited(call, answer, started)
         call = call._replace(spent=perf_counter() - started)

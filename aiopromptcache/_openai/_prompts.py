@@ -7,14 +7,12 @@ from typing import Any
 
 import orjson
 
+from .._ask import LONGEST_QUESTION
 from .._entry import Entry, Kind
 from .._keys import canonical, digest
 from ._endpoints import Body, Endpoint
 from ._sse import accumulate
 
-LONGEST = 1_000
-"""Characters of a text that may be in other words. A longer one is no mere question; looking at it
-closely would take the event loop for longer than others can wait."""
 _FAMILY = b"similar"
 _LAST = {"chat.completions": "messages", "responses": "input"}
 _TEXT_TYPES = ("text", "input_text")
@@ -24,11 +22,11 @@ def split(endpoint: Endpoint, prefix: bytes, text: bytes) -> tuple[str, str] | N
     """The family of a hashed request, a digest of all but its last user text, and that text.
 
     None where the request does not end with a user's message of exactly one text, of at most
-    `LONGEST` characters. Images and all else beside it belong to the family.
+    `LONGEST_QUESTION` characters. Images and all else beside it belong to the family.
     """
     params: Any = json.loads(text)  # integers past 64 bits stay what they are
     asked = _take_text(endpoint.name, params) if isinstance(params, dict) else None
-    if asked is None or not asked.strip() or len(asked) > LONGEST:
+    if asked is None or not asked.strip() or len(asked) > LONGEST_QUESTION:
         return None
     return digest(prefix, _FAMILY + canonical(params)), asked
 

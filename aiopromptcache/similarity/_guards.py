@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from . import _words as words
+from ._alike import is_kin, spelled_out
 from ._text import (
     bare,
     code_in,
@@ -100,12 +101,21 @@ def signs(asked: str, stored: str) -> str | None:
 
 def names(asked: str, stored: str) -> str | None:
     """Names and abbreviations, as far as capital letters tell."""
-    for one, other in ((asked, stored), (stored, asked)):
-        there = set(tokens(other))
-        for name in names_in(one):
-            if not _is_there(name, there):
-                return "names differ"
+    here, there = tokens(asked), tokens(stored)
+    named = names_in(asked), names_in(stored)
+    short = {
+        *_short(named[0], there),
+        *_short(named[1], here),
+    }
+    for names_of, words_of in ((named[0], set(there)), (named[1], set(here))):
+        if any(name not in short and not _is_there(name, words_of) for name in names_of):
+            return "names differ"
     return None
+
+
+def _short(named: Iterable[str], text: Sequence[str]) -> set[str]:
+    """The names that a text spells out, and what it does so with."""
+    return spelled_out((name for name in named if len(name) <= 6 and name.isalpha()), text)
 
 
 def _is_there(name: str, there: set[str]) -> bool:
@@ -114,8 +124,7 @@ def _is_there(name: str, there: set[str]) -> bool:
     parts = tokens(name)
     if len(parts) > 1 and there.issuperset(part for part in parts if not part[0].isdigit()):
         return True  # CO2, GPT-4: their numbers have a guard
-    stem = name[: max(4, len(name) - 3)]  # India, Indian
-    return len(name) > 3 and any(word.startswith(stem) for word in there)
+    return any(is_kin(name, word) for word in there)
 
 
 def exclusive_terms(asked: str, stored: str) -> str | None:

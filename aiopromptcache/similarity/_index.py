@@ -77,6 +77,9 @@ class Index(Generic[T]):
     def __len__(self) -> int:
         return len(self._where)
 
+    def __contains__(self, key: str) -> bool:
+        return key in self._where
+
     def _submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """Let the index's own thread do something, after all that it was told before."""
         if self._thread is None:

@@ -60,10 +60,10 @@ class Letters:
         self._blocks[block] = np.pad(self._blocks[block], ((0, 0), (0, more)))
         self._lengths[block] = np.pad(self._lengths[block], (0, more))
 
-    def near(self, text: str, least: float) -> list[int]:
+    def near(self, text: str, least: float) -> Array:
         """All places whose ratio with a text, 0 to 1, may be `least`, and few others."""
         if len(text) > _MOST:
-            return list(range(self.count))
+            return np.arange(self.count)
         counts, found = _counts(text), []
         kinds = np.flatnonzero(counts)
         for number, block in enumerate(self._blocks):
@@ -73,7 +73,8 @@ class Letters:
             needed = np.float32(least * 0.9999 / 2) * (self._lengths[number] + len(text))
             found.append(np.flatnonzero(shared >= needed) + number * BLOCK)
         places = np.concatenate(found) if found else np.empty(0, np.int64)
-        return [int(place) for place in places[: np.searchsorted(places, self.count)]]
+        near: Array = places[: np.searchsorted(places, self.count)]
+        return near
 
 
 def _counts(text: str) -> Array:
@@ -109,18 +110,18 @@ class TextShelf:
     def nearest(self, given: str, least: float) -> list[tuple[int, float]]:
         """The places and scores of those that score at least `least`, the best first."""
         least = max(0.0, least)
-        places: Any = range(len(self._texts))
+        places = np.arange(len(self._texts))
         if self._letters is not None and least:
             places = self._letters.near(given, least)
         found: list[tuple[int, float]] = []
         for start in range(0, len(places), COMPARED):
             if start:
                 time.sleep(TURN_SECONDS)
-            some = places[start : start + COMPARED]
+            some = places[start : start + COMPARED].tolist()  # all at once would hold the lock
             found += self._compared(given, some, least)
         return sorted(found, key=lambda one: -one[1])[: self._limit]
 
-    def _compared(self, given: str, places: Any, least: float) -> list[tuple[int, float]]:
+    def _compared(self, given: str, places: list[int], least: float) -> list[tuple[int, float]]:
         best = process.extract(
             given,
             [self._texts[place] for place in places],

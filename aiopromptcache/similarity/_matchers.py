@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
@@ -117,14 +118,24 @@ class SemanticSimilarity(Matcher):
 
     `embed`, plain or async, gets a list of texts and gives a vector for each: an array or list of
     shape (n, d). A plain one runs in a worker thread. The score is the cosine of two vectors, less
-    0.04 where one thing stands in another's place, as models overrate just those; 0 to 1. The other
-    options are those of `LexicalSimilarity`.
+    0.04 where one thing stands in another's place, as models overrate just those; 0 to 1.
+
+    `model` names what makes the vectors. Processes that share a Redis tier whose server has vector
+    sets (Redis 8) match each other's questions where their models have the same name; without one
+    it is the qualified name of `embed`. Change it with the model.
+
+    The other options are those of `LexicalSimilarity`.
     """
 
-    def __init__(self, embed: Embed, threshold: float, **options: Any) -> None:
+    def __init__(
+        self, embed: Embed, threshold: float, *, model: str | None = None, **options: Any
+    ) -> None:
         super().__init__(threshold, **options)
         if not callable(embed):
             raise ConfigurationError(f"embed={embed!r}: expected a callable")
+        if model is not None and (not isinstance(model, str) or not model):
+            raise ConfigurationError(f"model={model!r}: expected a str that is not empty, or None")
+        self.model = _name_of(embed) if model is None else model
         self.embed = embed
         called = getattr(embed, "__call__", None)  # noqa: B004  # of an object: its own
         self._is_async = any(map(inspect.iscoroutinefunction, (embed, called)))
@@ -156,6 +167,16 @@ class SemanticSimilarity(Matcher):
         made = [await self.vectors(texts[at : at + 1_000]) for at in range(0, len(texts), 1_000)]
         rows = dict(zip(texts, numpy.concatenate(made), strict=True))
         return [self.refine(a, b, float(rows[a] @ rows[b])) for a, b in pairs]
+
+
+def _name_of(embed: Embed) -> str:
+    """The qualified name of a callable, or of its class: the same in every process."""
+    inner: Any = embed
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if not hasattr(inner, "__qualname__"):
+        inner = type(inner)
+    return f"{getattr(inner, '__module__', None)}.{inner.__qualname__}"
 
 
 def normalized(made: Any, count: int) -> Vectors:

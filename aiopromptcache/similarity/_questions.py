@@ -13,8 +13,9 @@ class Questions:
 
     def __init__(self, matcher: Any) -> None:
         self._matcher = matcher
-        self._embeds = hasattr(matcher, "vectors")
-        if self._embeds:
+        self.embeds = hasattr(matcher, "vectors")
+        """Are texts compared by vectors?"""
+        if self.embeds:
             import numpy  # noqa: F401  # here it fails early
 
             self._index: Index[Any] = Index(matcher.max_entries, VectorShelf)
@@ -30,22 +31,39 @@ class Questions:
     def __len__(self) -> int:
         return len(self._index)
 
+    def knows(self, key: str) -> bool:
+        """Is a question kept? One that was added just now may not be yet."""
+        return key in self._index
+
+    def prepared(self, text: str) -> str:
+        """The normal form of a text that is compared as such."""
+        normal: str = self._matcher.prepare(text)
+        return normal
+
     async def prepare(self, text: str) -> Any:
         """What a text is compared as: its vector, or its normal form."""
-        if not self._embeds:
-            return self._matcher.prepare(text)
+        if not self.embeds:
+            return self.prepared(text)
         return (await self._matcher.vectors([text]))[0]
 
     async def nearest(self, family: str, text: str, given: Any, threshold: float) -> list[Near]:
         """Those of the family that score at least `threshold`, the best first."""
-        least = threshold if threshold > 0 else -1.0  # a score is never below 0, a cosine may be
-        found = await self._index.nearest(family, given, least)
+        least = self.least(threshold)
+        return self.rated(text, await self._index.nearest(family, given, least), threshold)
+
+    @staticmethod
+    def least(threshold: float) -> float:
+        """What an index is asked for: a score is never below 0, a cosine may be."""
+        return threshold if threshold > 0 else -1.0
+
+    def rated(self, text: str, found: list[Near], threshold: float) -> list[Near]:
+        """Those that score at least `threshold` when looked at closely, the best first."""
         scored = [near._replace(score=self._score(text, near)) for near in found]
         good = [near for near in scored if near.score >= threshold]
         return sorted(good, key=lambda near: -near.score)
 
     def _score(self, text: str, near: Near) -> float:
-        if self._embeds:
+        if self.embeds:
             return float(self._matcher.refine(text, near.text, near.score))
         return float(self._matcher.score(text, near.text))
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from . import _words as words
 
 try:
-    from rapidfuzz.distance import JaroWinkler
+    from ._alike import alike, common
 except ImportError as error:  # pragma: no cover
     raise ImportError(
         "aiopromptcache.similarity needs more: pip install 'aiopromptcache[similarity]'"
@@ -294,8 +294,8 @@ def exchanged(one_text: str, other_text: str) -> bool:
     one, other = tokens(one_text), tokens(other_text)
     if one == other or Counter(one) != Counter(other):
         return False
-    start = _common(one, other)
-    end = min(len(one) - start, _common(one[::-1], other[::-1]))
+    start = common(one, other)
+    end = min(len(one) - start, common(one[::-1], other[::-1]))
     these, those = one[start : len(one) - end], other[start : len(other) - end]
     head = _overlap(these, those)
     tail = _overlap(those, these)
@@ -315,8 +315,6 @@ def _overlap(one: Sequence[str], other: Sequence[str]) -> int:
 
 # Minimal pairs
 
-_ALIKE = 0.75
-
 
 def swapped(one_text: str, other_text: str) -> int:
     """How many words stand in the place of others, where all else that says something is the same.
@@ -325,14 +323,14 @@ def swapped(one_text: str, other_text: str) -> int:
     Numbers, negations and mere order have guards of their own.
     """
     one, other = _plain(one_text), _plain(other_text)
-    start = _common(one, other)
+    start = common(one, other)
     rest = min(len(one), len(other)) - start
-    end = min(rest, _common(one[::-1], other[::-1]))
+    end = min(rest, common(one[::-1], other[::-1]))
     these, those = one[start : len(one) - end], other[start : len(other) - end]
     if not these or not those or not start + end or Counter(these) == Counter(those):
         return 0
-    if JaroWinkler.normalized_similarity(" ".join(these), " ".join(those)) > _ALIKE:
-        return 0  # no more than spelling or inflection
+    if alike(these, those):
+        return 0
     return max(_length(these), _length(those))
 
 
@@ -348,11 +346,6 @@ def _plain(text: str) -> tuple[str, ...]:
             or word.endswith("n't")
         )
     )
-
-
-def _common(one: Sequence[str], other: Sequence[str]) -> int:
-    pairs = zip(one, other, strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _length(found: tuple[str, ...]) -> int:

@@ -3,7 +3,8 @@
 Rows are kept in blocks, so growing copies nothing large. In a large family each row also has a
 short head: its coordinates in the few directions in which the family's vectors differ most. By
 Cauchy and Schwarz, the heads' product plus the product of the remainders' lengths is no less than
-the whole cosine. So a row whose bound is below what is sought need not be read.
+the whole cosine. So a row whose bound is below what is sought need not be read. Heads are in two
+parts: of those that the first has ruled out, the second is not read either.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ SMALL = 2 * BLOCK
 """Rows up to which all are read: that is fast enough."""
 HEAD = 63
 """Coordinates in a head."""
+FIRST = 31
+"""How many of them are in its first part."""
 SAMPLE = 512
 """Rows that the directions are found by."""
 TURN_SECONDS = 20e-6
@@ -81,7 +84,8 @@ class Vectors:
         self.width = width
         self._rows = Rows(width)
         self._basis: Array | None = None
-        self._heads = Rows(HEAD + 1)
+        self._heads = Rows(FIRST + 1)
+        self._more = Rows(HEAD - FIRST + 2)
 
     def append(self, vector: Array) -> None:
         """Add one at the end."""
@@ -99,7 +103,9 @@ class Vectors:
     def _put(self, place: int, vector: Array) -> None:
         self._rows.set(place, vector)
         if self._basis is not None:
-            self._heads.set(place, _head(vector, self._basis))
+            first, more = _heads(vector[np.newaxis], self._basis)
+            self._heads.set(place, first[0])
+            self._more.set(place, more[0])
 
     def _begin_heads(self) -> None:
         """Find the directions by a few steps of subspace iteration. They need not be the best."""
@@ -109,23 +115,39 @@ class Vectors:
             spread = np.einsum("ij,kj->ik", sample, basis)
             basis = _orthonormal(np.einsum("ik,ij->kj", spread, sample))
         self._basis = basis
-        self._heads.blocks = [_heads(block, basis) for block in self._rows.blocks]
+        heads = [_heads(block, basis) for block in self._rows.blocks]
+        self._heads.blocks = [first for first, _ in heads]
+        self._more.blocks = [more for _, more in heads]
 
     def nearest(self, vector: Array, limit: int, least: float) -> list[tuple[int, float]]:
         """The places and cosines of the `limit` nearest that have `least`, nearest first."""
         if self._basis is None or not self.count:
             return self._best_of_all(vector, limit, least)
-        bounds = self._heads.products(_head(vector, self._basis), self.count)
         floor = least - _SLACK
-        places = np.flatnonzero(bounds >= floor)
-        if len(places) > BLOCK // 2:  # the nearest by bound say how near the others must be
-            first = np.argpartition(bounds, -4 * limit)[-4 * limit :]
+        places, bounds = self._bounded(vector, floor, self._basis)
+        if len(places) > max(BLOCK // 2, 4 * limit):
+            # The nearest by bound say how near the others must be.
+            first = places[np.argpartition(bounds, -4 * limit)[-4 * limit :]]
             scores = self._rows.products_of(np.sort(first), vector)
             floor = max(floor, float(np.partition(scores, -limit)[-limit]) - _SLACK)
-            places = np.flatnonzero(bounds >= floor)
+            places = places[bounds >= floor]
             if len(places) > self.count // 3:
                 return self._best_of_all(vector, limit, least)
         return _best(self._rows.products_of(places, vector), limit, least, places)
+
+    def _bounded(self, vector: Array, floor: float, basis: Array) -> tuple[Array, Array]:
+        """The places whose bound is at least `floor`, and their bounds."""
+        first, more = _heads(vector[np.newaxis], basis)
+        more[0, -1] *= -1  # what the first part has put in for the coordinates of the second
+        bounds = self._heads.products(first[0], self.count)
+        places = np.flatnonzero(bounds >= floor)
+        if len(places) > self.count // 8:  # reading them one after the other is faster
+            bounds += self._more.products(more[0], self.count)
+            places = np.flatnonzero(bounds >= floor)
+            return places, bounds[places]
+        bounds = bounds[places] + self._more.products_of(places, more[0])
+        good = bounds >= floor
+        return places[good], bounds[good]
 
     def _best_of_all(self, vector: Array, limit: int, least: float) -> list[tuple[int, float]]:
         if not self.count:
@@ -153,18 +175,17 @@ def _orthonormal(rows: Array) -> Array:
     return rows
 
 
-def _head(vector: Array, basis: Array) -> Array:
-    """Its coordinates in the basis, and the length of what they leave out."""
-    head: Array = _heads(vector[np.newaxis], basis)[0]
-    return head
-
-
-def _heads(rows: Array, basis: Array) -> Array:
+def _heads(rows: Array, basis: Array) -> tuple[Array, Array]:
+    """The two parts of rows' heads: coordinates, and the length of what these leave out. The second
+    part ends with the length that the first part ended with.
+    """
     heads = np.einsum("ij,kj->ik", rows, basis)
-    rests = np.einsum("ij,ij->i", rows, rows) - np.einsum("ij,ij->i", heads, heads)
-    rests = np.sqrt(np.maximum(rests, 0) + np.float32(1e-6))
-    whole: Array = np.column_stack([heads, rests])
-    return whole
+    whole = np.einsum("ij,ij->i", rows, rows)
+    first, more = heads[:, :FIRST], heads[:, FIRST:]
+    rests = whole - np.einsum("ij,ij->i", first, first)
+    ends = rests - np.einsum("ij,ij->i", more, more)
+    rests, ends = [np.sqrt(np.maximum(rest, 0) + np.float32(1e-6)) for rest in (rests, ends)]
+    return np.column_stack([first, rests]), np.column_stack([more, ends, rests])
 
 
 def _best(

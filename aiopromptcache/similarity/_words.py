@@ -68,7 +68,7 @@ start,begin,beginning,starting,开始|stop,end,ending,finish,quit,结束,停止
 before,prior,之前,以前,饭前|after,following,之后,以后,饭后
 enable,enabled,activate,on,启用|disable,disabled,deactivate,off,禁用,停用
 install,installing,安装|uninstall,uninstalling,remove,卸载
-add,adding,insert,添加|delete,deleting,subtract,删除
+add,adding,insert,添加|delete,deleting,subtract,remove,删除
 allow,permit,allowed,允许|forbid,ban,banned,prohibit,禁止
 accept,accepting|reject,rejecting,refuse,decline
 win,winning,won|lose,losing,lost
@@ -122,6 +122,10 @@ opt in|opt out
 check in|check out
 move in|move out
 am|pm
+past noon|to noon
+past midnight|to midnight
+quarter past|quarter to
+all,every|some,several
 weekday,weekdays,工作日|weekend,weekends,周末
 ascending,升序|descending,降序
 thin,thins|thicken,thickens
@@ -157,6 +161,26 @@ GROUPS = [
     for line in _GROUPS.strip().splitlines()
 ]
 """Each line is a group of terms, of which one excludes the others; each has its forms."""
+
+_SYNONYMS = """
+quit,stop end,finish start,begin buy,purchase delete,remove,erase fix,repair choose,pick,select
+big,large small,little fast,quick car,automobile film,movie phone,telephone doctor,physician
+lawyer,attorney kid,child kids,children picture,photo,image job,work ill,sick shop,store
+error,bug price,cost show,display create,make
+"""
+SYNONYMS = [frozenset(group.split(",")) for group in _SYNONYMS.split()]
+"""Words that may stand for each other in most questions."""
+
+SHORT = {"usa": "us"}
+"""Abbreviations that are more than the initials of what they are spelled out as."""
+TWO_LETTERS = frozenset(["us", "uk", "un", "eu"])
+"""Abbreviations of two letters that stand for what they are the initials of."""
+LEFT_OUT = frozenset(["of", "the", "and", "for"])
+"""Words whose initials abbreviations leave out."""
+NATIONS = frozenset("n an ian ean ish ese i s es er ers ns ans ians ic".split())
+"""What makes of a name those who belong to it, or what does."""
+ENDINGS = NATIONS | frozenset("y ey ay e a ia o egian".split())
+"""What such an ending may take the place of."""
 
 DIRECTED = frozenset(
     """from to than into over before after beat beats defeat love loves hate hates hit owe owes call

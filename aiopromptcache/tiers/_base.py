@@ -291,3 +291,71 @@ class ReportingTier(Tier, Protocol):
     def reports(self) -> Reports:
         """What does it."""
         ...
+
+
+# Questions that are found by what they mean, whoever stored their answers.
+
+
+class Unsupported(Exception):
+    """The tier cannot do this at all, or is not allowed to."""
+
+
+class Family(NamedTuple):
+    """Questions that are compared with each other: equal but for their text."""
+
+    namespace: str
+    space: str
+    """Which vectors can be compared: one model's, of one length."""
+    name: str
+
+
+class Asked(NamedTuple):
+    """A question whose answer is stored."""
+
+    family: Family
+    key: str
+    text: str
+    vector: bytes
+    """float32, the least significant byte first, of length 1. Empty where a question that is there
+    is to stay for longer, and nothing else."""
+    life: float | None
+    """Seconds until the answer is gone; None: it stays."""
+
+
+class Neighbour(NamedTuple):
+    """A question near another one, by the cosine of their vectors."""
+
+    key: str
+    text: str
+    cosine: float
+
+
+class Neighbours(Protocol):
+    """How a shared tier finds questions by their vectors. Where it cannot, `Unsupported`."""
+
+    async def nearest(
+        self, family: Family, vector: bytes, limit: int, least: float
+    ) -> Sequence[Neighbour]:
+        """At most `limit` of the family that have the cosine `least`, the nearest first.
+
+        Some may be missing, and the answers of some may be gone.
+        """
+        ...
+
+    async def add(self, asked: Sequence[Asked], most: int) -> None:
+        """Keep questions; of each namespace `most`, those that go first out first."""
+        ...
+
+    async def remove(self, family: Family, keys: Sequence[str]) -> None:
+        """Forget questions."""
+        ...
+
+
+@runtime_checkable
+class NeighbourTier(SharedTier, Protocol):
+    """A shared tier that finds questions by their vectors."""
+
+    @property
+    def neighbours(self) -> Neighbours:
+        """What does it."""
+        ...

@@ -73,6 +73,16 @@ class Link:
         async with self._turns:
             return await self._apart(_patient(self._client, *args))
 
+    async def commands(self, *commands: Sequence[Any]) -> list[Any]:
+        """Replies to several commands, in one write where all go to one server. Raises the first
+        error, after all have run.
+        """
+        if self.clustered:
+            each = [self.command(*command) for command in commands]
+            return [_raised(r) for r in await asyncio.gather(*each, return_exceptions=True)]
+        self._start()
+        return [_raised(reply) for reply in await self._lines.exchange(*commands)]
+
     async def _apart(self, work: Coroutine[Any, Any, T]) -> T:
         """A cluster's client, once cancelled, has much to look up first: nobody waits for that."""
         task = asyncio.create_task(work, name="aiopromptcache cluster")

@@ -9,6 +9,8 @@
     prefix:{namespace}:log       who changed what
     prefix:{namespace}:r         how each process is, for dashboards
     prefix:{namespace}:rt        when it said so
+    prefix:{namespace}:q:family  the questions of a family by their vectors
+    prefix:{namespace}:q         all of these by the time that their answers go
 
 Braces hold what a cluster picks the hash slot by. With encryption, keys and tags are replaced by
 what a secret makes of them, and names in the log are sealed.
@@ -16,9 +18,11 @@ what a secret makes of them, and names in the log are sealed.
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple
 from urllib.parse import unquote
 
+from ._base import Family
 from ._crypt import Cipher
 
 
@@ -108,6 +112,27 @@ class Names:
     def reports(self, namespace: str) -> list[bytes]:
         """How each process is, and when it said so."""
         return [self._books(namespace) + b"r", self._books(namespace) + b"rt"]
+
+    def questions(self, namespace: str) -> bytes:
+        """All questions; the names of the families' sets begin with it."""
+        return self._books(namespace) + b"q"
+
+    def family(self, family: Family) -> bytes:
+        """What stands for a family in the name of its set. Under the newest key only."""
+        name = _bytes(" ".join(family))
+        if self._cipher is None:
+            return hashlib.sha256(name).hexdigest()[:32].encode()
+        return self._cipher.hide(b"family " + name)[0]
+
+    def question(self, namespace: str, key: str) -> bytes:
+        """What stands for a question in its family's set."""
+        if self._cipher is None:
+            return _bytes(key)
+        return self._cipher.hide(_bytes(f"{namespace}:{key}"))[0]
+
+    def families(self, namespace: str) -> bytes:
+        """What matches the sets of all families of a namespace."""
+        return _literal(self.questions(namespace)) + b":*"
 
     def patterns(self, namespace: str) -> tuple[bytes, bytes, bytes]:
         """What matches all entries, all leases and all tags of a namespace, and nothing else."""

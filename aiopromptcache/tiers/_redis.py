@@ -82,6 +82,7 @@ class RedisTier:
         from ._link import Link  # takes redis along, for those who use it only
         from ._relay import RedisRelay
         from ._reports import RedisReports
+        from ._vsets import RedisNeighbours
 
         self.timeout = _more_than_zero("timeout", timeout)
         self.lease = _more_than_zero("lease", lease)
@@ -107,6 +108,8 @@ class RedisTier:
         """Passes on streams that are still coming; see `RelayTier`."""
         self.reports = RedisReports(self._link, self._names, self._cipher)
         """Where processes say how they are; see `ReportingTier`."""
+        self.neighbours = RedisNeighbours(self._link, self._names, self._cipher)
+        """Finds questions by their vectors, on servers that can; see `NeighbourTier`."""
         self._sweeper = Sweeper(self._link, self._names, self._writer, self.timeout)
         self._writes: Batcher[_Write, bool] = Batcher(self._write, self.timeout)
         self._drops: Batcher[str, bool] = Batcher(self._drop, self.timeout)

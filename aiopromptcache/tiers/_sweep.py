@@ -38,6 +38,8 @@ class Sweeper:
         async for books in self._link.scan(tags, BATCH):
             for members in books:
                 await self._prune(members)
+        if await self._unlink([self._names.questions(namespace)]):
+            await self._unlink_matching(self._names.families(namespace))
         await self.say(namespace, b"c", b"", b"")
         return count
 

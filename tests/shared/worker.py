@@ -9,11 +9,14 @@ import json
 import statistics
 import sys
 import time
+from collections import Counter
 from typing import Any
+from zlib import crc32
 
 from openai import AsyncOpenAI
 
-from aiopromptcache import MemoryTier, PromptCache, RedisTier
+from aiopromptcache import MemoryTier, PromptCache, RedisTier, cache_status
+from aiopromptcache.similarity import SemanticSimilarity
 
 
 def say(event: str, **fields: Any) -> None:
@@ -21,10 +24,23 @@ def say(event: str, **fields: Any) -> None:
     sys.stdout.flush()
 
 
+def pairs_of_letters(texts: list[str]) -> list[list[int]]:
+    """Counts of hashed pairs of letters, as an embedding model."""
+    counts = [
+        Counter(crc32(text[i : i + 2].encode()) % 256 for i in range(1_000)) for text in texts
+    ]
+    return [[count[place] for place in range(1, 256)] for count in counts]
+
+
 class Worker:
-    def __init__(self, url: str, skew: float = 0.0, **options: Any) -> None:
+    def __init__(
+        self, url: str, skew: float = 0.0, similar: float | None = None, **options: Any
+    ) -> None:
         tier = RedisTier(url, **options)
-        self.cache = PromptCache(MemoryTier(), tier, clock=lambda: time.time() + skew)
+        matcher = None if similar is None else SemanticSimilarity(pairs_of_letters, similar)
+        self.cache = PromptCache(
+            MemoryTier(), tier, clock=lambda: time.time() + skew, similarity=matcher
+        )
         self.client: AsyncOpenAI | None = None
 
     async def run(self) -> None:
@@ -100,6 +116,19 @@ class Worker:
         calls = self.cache.stats.upstream_calls
         middle = [statistics.median(each) for each in times]
         return {"texts": sorted(set(texts)), "times": middle, "calls": calls}
+
+    async def question(self, base_url: str, text: str, stored: bool = True) -> dict[str, Any]:
+        """One question; how it was answered."""
+        if self.client is None:
+            self.client = AsyncOpenAI(base_url=base_url, api_key="test", max_retries=0)
+        messages: Any = [{"role": "user", "content": text}]
+        with self.cache.control(no_store=not stored):
+            answer = await self.cache.wrap(self.client).chat.completions.create(
+                model="m", messages=messages
+            )
+        status: Any = cache_status(answer)
+        text = answer.choices[0].message.content or ""
+        return {"hit": status.hit, "similarity": status.similarity, "text": text, "key": status.key}
 
     async def put(self, key: str, value: Any, tags: list[str] = []) -> dict[str, Any]:  # noqa: B006
         await self.cache.set(key, value, tags=tags)

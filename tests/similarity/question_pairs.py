@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 _DIFFERENT = r"""
+What is the capital of Australia? | What is the capital of Austria?
+what is the capital of australia | what is the capital of austria
+Is Niger a safe country? | Is Nigeria a safe country?
+Do all birds fly south in winter? | Do some birds fly south in winter?
+Wake me at ten past noon | Wake me at ten to noon
+Is it a quarter past the hour? | Is it a quarter to the hour?
+What did the UK say about fishing? | What did the UN say about fishing?
+Who led the USSR in the cold war? | Who led the USA in the cold war?
+Is iran at war with its neighbour? | Is iraq at war with its neighbour?
 How do I make my dog stop barking at strangers? | How do I make my dog start barking at strangers?
 Is it OK to mix bleach and ammonia? | Is it not OK to mix bleach and ammonia?
 Can pregnant women drink coffee? | Can't pregnant women drink coffee?
@@ -279,6 +288,15 @@ What are the symptoms of measles? | What are the symptoms of malaria?
     "東京の天気は？ | 大阪の天気は？\n"
 )
 _SAME = """
+How do I quit smoking for good? | How do I stop smoking for good?
+How do I remove a column from a table? | How do I delete a column from a table?
+When did WWII end in Europe? | When did World War II end in Europe?
+How many people live in the USA today? | How many people live in the United States today?
+How many people live in the usa today? | How many people live in the united states today?
+What does the UN do all day? | What does the United Nations do all day?
+Who runs NASA these days? | Who runs the National Aeronautics and Space Administration these days?
+What is the capital city of Norway? | What is the Norwegian capital city?
+What colour is the sky at dusk? | What color is the sky at dusk?
 What is CO2? | what is CO2
 Does GPT-4 support images? | Can GPT-4 support images?
 What is the difference between TCP and UDP? | What's the difference between UDP and TCP?

@@ -30,6 +30,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_vectors, "BLOCK", 64)
     monkeypatch.setattr(_vectors, "SMALL", 128)
     monkeypatch.setattr(_vectors, "HEAD", 8)
+    monkeypatch.setattr(_vectors, "FIRST", 3)
 
 
 @pytest.mark.usefixtures("small")

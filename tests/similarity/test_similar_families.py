@@ -8,6 +8,7 @@ import pytest
 from similar_calls import FIRST, SECOND, chat, messages
 
 from aiopromptcache import cache_status
+from aiopromptcache._ask import LONGEST_QUESTION
 from aiopromptcache._openai import _prompts
 from aiopromptcache._openai._endpoints import BY_NAME
 from aiopromptcache.testing import OpenAIServer
@@ -171,7 +172,7 @@ async def test_a_text_that_is_no_mere_question_is_matched_exactly_or_not(
     server: OpenAIServer, make: Any, lexical: Any
 ) -> None:
     _, client = make(lexical(guards=()))
-    for length, calls in ((_prompts.LONGEST, 1), (_prompts.LONGEST + 1, 3)):
+    for length, calls in ((LONGEST_QUESTION, 1), (LONGEST_QUESTION + 1, 3)):
         long = "a" * (length - 1)
         await chat(client, long + "b")
         await chat(client, long + "c")

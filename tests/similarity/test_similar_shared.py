@@ -111,6 +111,34 @@ async def test_a_similar_hit_gives_its_lease_back(
     assert server.calls == 2
 
 
+@pytest.mark.parametrize("stream", [True, False])
+async def test_what_another_process_answered_is_learnt_where_it_is_met(
+    server: OpenAIServer, url: str, lexical: Any, other: Any, stream: bool
+) -> None:
+    async with PromptCache(RedisTier(url), similarity=lexical()) as cache:
+        async with server.client() as bare:
+            client = cache.wrap(bare)
+            first = await chat(other[1], stream=stream)
+            assert cache_status(await chat(client, stream=stream)).hit  # type: ignore[union-attr]
+            for _ in range(2):  # once is enough
+                await chat(client, stream=stream)
+            answer = await chat(client, SECOND, stream=stream)
+            assert cache_status(answer).similarity is not None  # type: ignore[union-attr]
+            assert words(answer) == words(first)
+            assert len(cache._engine.similar._questions) == 1  # type: ignore[union-attr]
+    assert server.calls == 1
+
+
+async def test_but_nothing_is_embedded_for_that(
+    server: OpenAIServer, url: str, semantic: Any, embed: Any, other: Any
+) -> None:
+    async with PromptCache(RedisTier(url), similarity=semantic()) as cache:
+        async with server.client() as bare:
+            await chat(other[1])
+            assert cache_status(await chat(cache.wrap(bare))).hit  # type: ignore[union-attr]
+    assert embed.texts == []
+
+
 async def test_a_broken_tier_is_a_miss_and_forgets_nothing(
     server: OpenAIServer, make: Any, lexical: Any
 ) -> None:
