@@ -19,6 +19,9 @@ MODELS = 1_000
 LOOK_AGAIN = 3600.0
 """Seconds after which a model's price is looked up anew: some change by the hour, or by the day."""
 
+FREE = ("omni-moderation", "text-moderation")
+"""Names of models that bill no tokens, and do not say so."""
+
 Rate = Callable[[Usage], float | None]
 
 
@@ -83,11 +86,9 @@ class Prices:
 
     def _price(self, entry: Entry) -> float | None:
         usage = entry.usage
-        if usage is None and entry.endpoint == "moderations":
-            usage = Usage(0, 0, 0)  # the one endpoint that bills no tokens, and does not say so
-        if usage is None:
-            return None
         names = [name for name in (entry.billed, entry.model) if name]
+        if usage is None:
+            return 0.0 if any(name.startswith(FREE) for name in names) else None
         for name in names:
             if (own := self._own.get(name)) is not None:
                 return own.of(usage)
@@ -149,6 +150,8 @@ def _rate_of(library: Any, model: str) -> Rate | None:
         return None
     price = found.model_price
     parts = [getattr(price, f"{part}_mtok", None) for part in ("input", "output", "cache_read")]
+    if parts[0] is None and parts[1] is None:
+        return None  # it is sold by the hour, or the page, or nobody knows
     if all(part is None or isinstance(part, Decimal) for part in parts):
         fresh, out, cached = (None if part is None else float(part) for part in parts)
         return Price(fresh or 0.0, out or 0.0, cached).of

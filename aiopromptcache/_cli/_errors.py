@@ -62,7 +62,8 @@ def _reason(error: BaseException, chain: list[BaseException]) -> str:
     text = str(error).partition("\n")[0]
     match error:
         case AuthenticationError():
-            return f"wrong or missing password ({text.rstrip('.')}); put it into the URL"
+            said = "" if "HELLO" in text else f" ({text.rstrip('.')})"  # that is on the protocol
+            return f"wrong or missing password{said}; put it into the URL"
         case NoPermissionError() | ResponseError() if "permission" in text.lower():
             return f"missing right: {text}; `aiopromptcache doctor` lists what is needed"
         case Refused():

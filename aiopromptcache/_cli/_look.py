@@ -13,8 +13,9 @@ import click
 
 from .._ask import SIDE
 from .._prices import Price
+from .._stats import money_text
 from ._find import resolved
-from ._money import money_text, priced
+from ._money import priced
 from ._options import Command, Settings, common
 from ._output import clean, console, emit, facts, say, size_text, span_text, table
 from ._output import described as or_dash
@@ -84,7 +85,8 @@ def ls(
 ) -> None:
     """List entries: key, model, endpoint, age, ttl, size, cost, tags. Never what is in them.
 
-    A ttl below 0 is that of a stale entry. On a terminal keys are shortened as in git.
+    A ttl below 0 is that of a stale entry. On a terminal keys are shortened as in git,
+    and a narrow one shows fewer columns.
     """
     found = run(settings, _list(settings, dict(prices), Filter(**fields), _SORTS[sort], limit))
     if settings.json:
@@ -95,6 +97,7 @@ def ls(
             ["key", "model", "endpoint", "age", "ttl", "size", "tokens", "cost", "tags"],
             [_line(row) for row in found.shown],
             right="age ttl size tokens cost",
+            spare="endpoint tokens cost",
         )
     )
     if found.matching > len(found.shown):

@@ -189,12 +189,14 @@ async def _import(
             later = session.clock() - reader.exported_at if as_exported else 0.0
             seeding = Seeding(session, overwrite=overwrite)
             for batch in _batches(reader.items()):
-                await seeding.store({item.key: _aged(item.entry, later) for item in batch})
+                now = session.clock()
+                await seeding.store({item.key: _aged(item.entry, later, now) for item in batch})
         return seeding.counts
 
 
-def _aged(entry: Entry, later: float) -> Entry:
-    entry.stored_at += later
+def _aged(entry: Entry, later: float, now: float) -> Entry:
+    if later:  # whatever the file says of its own time, nothing is stored in the future
+        entry.stored_at = min(entry.stored_at + later, now)
     return entry
 
 

@@ -150,11 +150,16 @@ BY_NAME = {endpoint.name: endpoint for endpoint in ENDPOINTS}
 
 
 def usage_of(body: Body) -> Usage | None:
-    """The tokens that an answer was billed for, under either of the API's namings."""
+    """The tokens that an answer was billed for, under either of the API's namings; None where it
+    does not say: what is not known must not look like nothing.
+    """
     usage = body.get("usage")
     if not isinstance(usage, dict):
         return None
-    prompt = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    asked = usage.get("prompt_tokens", usage.get("input_tokens"))
+    if type(asked) is not int:
+        return None
+    prompt = _count(asked)
     completion = _count(usage.get("completion_tokens", usage.get("output_tokens")))
     total = _count(usage.get("total_tokens")) or prompt + completion
     details = usage.get("prompt_tokens_details", usage.get("input_tokens_details"))

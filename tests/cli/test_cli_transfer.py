@@ -88,6 +88,18 @@ def test_time_in_a_drawer_counts_as_age_or_not(tool: Tool, tmp_path: Path) -> No
     assert 50 <= row["age"] < 80
 
 
+@pytest.mark.parametrize("at", [0.0, -1e300])
+def test_a_file_that_lies_about_its_time_stores_nothing_in_the_future(
+    tool: Tool, tmp_path: Path, at: float
+) -> None:
+    file, now = tmp_path / "file", time.time()
+    _written(file, at=at, entries={"key": Entry(Kind.JSON, b"1", stored_at=now - 10, ttl=100)})
+    assert tool.json("import", str(file), "--as-exported")["imported"] == 1
+    [row] = tool.json("ls")["entries"]
+    assert row["stored_at"] < now + 60
+    assert row["expires_in"] <= 100
+
+
 def test_what_is_newer_stays_unless_told(tool: Tool, url: str, tmp_path: Path) -> None:
     file, now = tmp_path / "file", time.time()
     old = Entry(Kind.JSON, b'"file"', stored_at=now - 50, ttl=1_000)
