@@ -201,6 +201,11 @@ async def _kept(session: Session, key: str) -> int:
     return max(len(record or b"") for record in records)
 
 
+def _tokens(usage: dict[str, int]) -> str:
+    told = [f"{count:,} {name}" for name, count in usage.items() if count or name[:5] != "cache"]
+    return ", ".join(told).replace("_", " ")
+
+
 def _print(about: dict[str, Any]) -> None:
     usage = about["usage"]
     console().print(
@@ -215,7 +220,7 @@ def _print(about: dict[str, Any]) -> None:
                 ("gone in", span_text(about["expires_in"])),
                 ("size", f"{size_text(about['bytes'])}, {size_text(about['stored_bytes'])} kept"),
                 ("tags", ", ".join(about["tags"]) or None),
-                ("tokens", usage and ", ".join(f"{v:,} {k}" for k, v in usage.items())),
+                ("tokens", usage and _tokens(usage)),
                 ("cost", None if about["cost"] is None else money_text(about["cost"])),
             ]
         )

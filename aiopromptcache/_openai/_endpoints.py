@@ -163,8 +163,11 @@ def usage_of(body: Body) -> Usage | None:
     completion = _count(usage.get("completion_tokens", usage.get("output_tokens")))
     total = _count(usage.get("total_tokens")) or prompt + completion
     details = usage.get("prompt_tokens_details", usage.get("input_tokens_details"))
-    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
-    return Usage(prompt, completion, total, min(cached, prompt))
+    if not isinstance(details, dict):
+        details = {}
+    cached = min(_count(details.get("cached_tokens")), prompt)
+    written = min(_count(details.get("cache_write_tokens")), prompt - cached)
+    return Usage(prompt, completion, total, cached, written)
 
 
 def billed_as(body: Body, model: str | None) -> str | None:

@@ -26,6 +26,7 @@ from aiopromptcache import (
     Stats,
     Usage,
 )
+from aiopromptcache._entry import total
 from aiopromptcache._prices import Prices
 from aiopromptcache._stats import MODELS
 from aiopromptcache.testing import OpenAIServer, RecordedRequest, VirtualClock
@@ -36,6 +37,7 @@ Connect = Callable[..., AsyncOpenAI]
 
 OWN = {
     "house-large": Price(input=2.0, output=8.0, cached_input=0.5),
+    "house-writer": Price(input=2.0, output=8.0, cached_input=0.5, cache_write=2.5),
     "house-small": Price(input=0.1, output=0.4),
     "gpt-4o": Price(input=1.0, output=1.0),
 }
@@ -227,6 +229,40 @@ async def test_provider_side_cached_tokens_survive_redis(
     assert cache.stats.cost_saved == pytest.approx(dollars)
 
 
+@pytest.mark.parametrize(
+    ("model", "dollars"),
+    [
+        ("gpt-5.6-cyber", (300 * 12.5 + 400 * 1.25 + 300 * 15.625 + 500 * 75) / 1e6),
+        ("house-writer", (300 * 2.0 + 400 * 0.5 + 300 * 2.5 + 500 * 8.0) / 1e6),
+        ("house-large", (600 * 2.0 + 400 * 0.5 + 500 * 8.0) / 1e6),  # its writes cost no more
+    ],
+)
+async def test_tokens_that_the_provider_puts_into_its_cache_have_their_price(
+    model: str, dollars: float, server: OpenAIServer, connect: Connect, redis_url: str
+) -> None:
+    """Also in a process that knows the answer from Redis alone."""
+    whole = billed(1_000, 400, 500)
+
+    def answer(request: RecordedRequest) -> dict[str, Any]:
+        body = whole(request)
+        body["usage"]["prompt_tokens_details"]["cache_write_tokens"] = 300
+        return body
+
+    server.answer = answer
+    for _ in range(2):
+        async with PromptCache(RedisTier(redis_url), prices=OWN) as cache:
+            await chat(cache.wrap(connect()), model)
+        known = cache.stats.cost_spent if cache.stats.misses else cache.stats.cost_saved
+        assert known == pytest.approx(dollars, rel=1e-9)
+    assert (server.calls, cache.stats.hits) == (1, 1)
+
+
+def test_counts_that_a_hostile_record_has_can_be_added_up() -> None:
+    """An entry of several embeddings has their sum, which must not be too much to keep."""
+    whole = total([Usage(2**63 - 1, 0, 2**63 - 1)] * 3)
+    assert Entry(Kind.VECTOR, b"", stored_at=0.0, ttl=None, usage=whole).usage == whole
+
+
 async def test_embeddings_are_billed_by_what_was_asked_and_saved_item_by_item(
     server: OpenAIServer, connect: Connect
 ) -> None:
@@ -393,6 +429,8 @@ def test_a_price_is_a_number_of_dollars(bad: Any) -> None:
     if bad is not None:
         with pytest.raises(ConfigurationError, match="cached_input="):
             Price(input=1.0, cached_input=bad)
+        with pytest.raises(ConfigurationError, match="cache_write="):
+            Price(input=1.0, cache_write=bad)
 
 
 def test_the_package_works_without_the_table(tmp_path: Path) -> None:
