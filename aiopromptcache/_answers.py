@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from time import perf_counter
 from typing import Any, Protocol, TypeVar, cast
 
 from ._ask import COMING, Answer, Ask, Landed
@@ -173,8 +173,8 @@ class Answers:
 
         Of a stream the wait ends when it begins. What tiers took of the call before counts too.
         """
-        loop, observer = asyncio.get_running_loop(), self.ledger.observer
-        started, outcome = loop.time() - ask.spent, "error"
+        observer = self.ledger.observer
+        started, outcome = perf_counter() - ask.spent, "cancelled"
         try:
             if observer is None:
                 answer = await work(ask)
@@ -183,8 +183,11 @@ class Answers:
                     answer = await work(ask)
                     ask.waiting.answered(answer)
             outcome = outcome_of(None if answer is None else answer.status)
+        except Exception:
+            outcome = "error"
+            raise
         finally:
-            self.ledger.waited(ask.endpoint, outcome, loop.time() - started)
+            self.ledger.waited(ask.endpoint, outcome, perf_counter() - started)
         return answer
 
     def tell(self, kind: Any, ask: Ask, **fields: Any) -> None:

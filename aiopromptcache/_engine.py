@@ -153,7 +153,10 @@ class Engine:
         elif not self._good(verdict, ask.slot):
             ask.fwd = refused_as(entry, now)
             return None
-        return self.answers.hit(ask.key, entry, found.tier, took=found.took)
+        took = found.took
+        if took is None and found.tier != self.storage.local_name:
+            took = ask.spent or None  # a flight of this caller's has found it
+        return self.answers.hit(ask.key, entry, found.tier, took=took)
 
     def _good(self, verdict: Verdict, slot: str) -> bool:
         """May an entry be given without asking the upstream first?"""

@@ -71,24 +71,34 @@ class Follower:
             return True
         self._woken = woken
         await self._join()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await woken.wait()
-        if not self._live.borrowed or self._reading is None:
+        if not self._live.borrowed:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await woken.wait()
+        if not self._live.borrowed:
             return self._alone
-        await self._reading
-        if self._broken is not None:
-            raise StreamBroken(self._broken)
+        await self.rest()
         return self.end is None or not self.end.stored  # what is stored has all that belongs to it
+
+    async def rest(self) -> None:
+        """Wait for all that comes, where this flight's readers have been given its beginning.
+
+        Its items may come while the flight looks elsewhere: from then on nothing else will do.
+        Raises `StreamBroken` where it breaks off.
+        """
+        if self._live.borrowed and self._reading is not None:
+            await self._reading
+            if self._broken is not None:
+                raise StreamBroken(self._broken)
 
     async def _join(self) -> None:
         """Follow what is read under the lease as it is now."""
         try:
-            stream = await self._want()
+            stream = None if self._live.borrowed else await self._want()
         except Exception as error:
             logger.debug("no live stream can be followed: %r", error)
             return
-        if stream is None or stream == self.stream:
+        if stream is None or stream == self.stream or self._live.borrowed:
             return
         self.stop()
         self.stream, self._head, self._broken = stream, None, None

@@ -89,6 +89,8 @@ class Coordinator:
         self._waiting: dict[str, set[_Attention]] = {}
         self._held: set[Lease] = set()
         self._spare: dict[str, Lease] = {}
+        self._elsewhere: set[str] = set()
+        """Slots that another process was loading when somebody here looked."""
         self._timers: set[asyncio.TimerHandle] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._renewal: asyncio.TimerHandle | None = None
@@ -115,6 +117,9 @@ class Coordinator:
         started = loop.time()
         await self.listening(spent)
         spent += loop.time() - started
+        if slot in self._elsewhere and not take:  # as after a wait: that costs less than a call
+            self._elsewhere.discard(slot)
+            spent = 0.0
         past, waited = b"", False
         with self._attention(slot) as attention:
             while True:
@@ -174,10 +179,12 @@ class Coordinator:
         await self.listening(waited)
         waited += asyncio.get_running_loop().time() - started
         claims = await self.guard.claim(slots, spent=waited)
-        for claim in claims.values():
+        for slot, claim in claims.items():
             if claim.lease is not None:
                 self._hold(claim.lease)
-                self._spare[claim.lease.slot] = claim.lease
+                self._spare[slot] = claim.lease
+            elif claim.entry is None:
+                self._elsewhere.add(slot)
         if self._spare:
             self._later(SPARE_SECONDS, self._drop_spare, list(self._spare.values()))
         return claims

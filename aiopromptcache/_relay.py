@@ -125,12 +125,20 @@ class Relays:
         self._following += 1
         try:
             begun = await begin(follower.wait)
+            await self._rest(follower, begun)
         finally:
             self._following -= 1
             follower.stop()
             if follower.stream is not None:
                 self._spawn(follower.unwant())
         return begun if follower.end is None else self._followed(ask, follower, begun)
+
+    async def _rest(self, follower: Follower, begun: Begun) -> None:
+        try:
+            await follower.rest()
+        except BaseException:
+            self._shared.give_back(begun.lease)
+            raise
 
     def _followed(self, ask: Ask, follower: Follower, begun: Begun) -> Begun:
         """All came: as it was stored, or else as it is."""

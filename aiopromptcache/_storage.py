@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
+from time import perf_counter
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
@@ -138,8 +139,7 @@ class Storage:
         Who asks for the same slot at once shares one look. `claim` says that the caller is going
         to load what is not there.
         """
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = perf_counter()
         if claim and self.shared is not None:
             found, overtaken = await self._claim(slot)
         else:
@@ -148,17 +148,16 @@ class Storage:
             return None
         if promote and not overtaken:
             self._promote(slot, found)
-        return found._replace(took=loop.time() - started)
+        return found._replace(took=perf_counter() - started)
 
     async def look_many(self, slots: Sequence[str], *, promote: bool = True) -> dict[str, Found]:
         """Like `look` for many slots, with one read for each remote tier."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = perf_counter()
         asked = {slot: self._looks.ask(slot) for slot in slots}
         found: dict[str, Found] = {}
         for slot, (waiter, look) in asked.items():
             if (one := await waiter) is not None:
-                found[slot] = one._replace(took=loop.time() - started)
+                found[slot] = one._replace(took=perf_counter() - started)
                 if promote and not look.overtaken:
                     self._promote(slot, one)
         return found

@@ -70,6 +70,8 @@ def test_what_decides_knows_no_tier_and_no_engine(name: str) -> None:
         "click",
         "cryptography",
         "numpy",
+        "opentelemetry",
+        "prometheus_client",
         "rapidfuzz",
         "rich",
         "starlette",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Mapping
+from time import perf_counter
 from typing import Any
 
 from openai import APITimeoutError, not_given
@@ -196,18 +197,18 @@ class _FastCall:
         return None, call
 
     async def _from_remote(self, call: Call) -> tuple[Any, Call]:
-        started = asyncio.get_running_loop().time()
+        started = perf_counter()
         engine, policy = self._binding.engine, call.policy
         claim = not (policy.only_if_cached or policy.no_store)
         found = await engine.storage.look(call.slot, promote=not policy.no_store, claim=claim)
         if found is None:
-            return None, call._replace(spent=_since(started))
+            return None, call._replace(spent=perf_counter() - started)
         if engine.settled(found.entry, policy):
             form = self._binding.form(call, found.entry)
             if form is not None:
                 answer = engine.answers.hit(call.key, form, found.tier, took=found.took)
                 return self._waited(call, answer, started)
-        call = call._replace(spent=_since(started))
+        call = call._replace(spent=perf_counter() - started)
         ask = self._ask(call)
         offered = engine.offer(ask, found)
         if offered is None:
@@ -217,7 +218,7 @@ class _FastCall:
     def _waited(self, call: Call, answer: Answer, started: float) -> tuple[Any, Call]:
         """The answer is there, and its caller had to wait for it."""
         ledger = self._binding.engine.ledger
-        ledger.waited(self._endpoint.name, outcome_of(answer.status), _since(started))
+        ledger.waited(self._endpoint.name, outcome_of(answer.status), perf_counter() - started)
         return self._answered(call, answer)
 
     def _ask(self, call: Call) -> Ask:
@@ -266,7 +267,7 @@ class _FastCall:
 
     async def _follow(self, call: Call) -> tuple[Any, Call]:
         """The other caller's answer, or the plan where that came to nothing."""
-        started = asyncio.get_running_loop().time()
+        started = perf_counter()
         try:
             answer = await self._binding.engine.follow(self._ask(call))
         except OutOfPatience:
@@ -306,7 +307,3 @@ class _FastCall:
     def _request(self) -> Any:
         options = options_of(self._endpoint, self._params, self._headers, self._query)
         return request_of(self._binding.client, options)
-
-
-def _since(started: float) -> float:
-    return asyncio.get_running_loop().time() - started

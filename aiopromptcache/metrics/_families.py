@@ -143,7 +143,8 @@ FAMILIES = (
         lambda engine: list(dict(engine.stats.outcomes).items()),
     ),
     Family(
-        "upstream_calls", "counter", "Calls that were made: API calls and runs of a factory.",
+        "upstream_calls", "counter",
+        "API calls, each with the SDK's own retries, and runs of a factory.",
         ("endpoint",), _by_endpoint(lambda engine: engine.stats.calls),
     ),
     Family(

@@ -25,7 +25,7 @@ from .._entry import Entry, total
 from .._flights import Flight
 from .._refresh import http_status
 from .._stats import OWN
-from .._status import LiveStatus, outcome_of
+from .._status import CacheStatus, LiveStatus, outcome_of
 from ._instruments import Instruments
 
 OPERATIONS = {
@@ -165,11 +165,10 @@ class WaitingSpan(_Current):
         reader.on_end = ended
 
     def _describe(self, status: Any) -> None:
-        _, _, tier, _, ttl, *_ = status.arguments if isinstance(status, LiveStatus) else status
-        if tier is not None:
-            self.span.set_attribute("aiopromptcache.tier", tier)
-        if ttl is not None:
-            self.span.set_attribute("aiopromptcache.ttl", ttl)
+        told = CacheStatus(*(status.arguments if isinstance(status, LiveStatus) else status))
+        for name in ("tier", "ttl", "similarity"):
+            if (value := getattr(told, name)) is not None:
+                self.span.set_attribute(f"aiopromptcache.{name}", value)
 
     def left(self) -> None:
         """The caller has its answer, or what it reads it from."""

@@ -47,8 +47,10 @@ class PrometheusMetrics:
     seconds, sizes in bytes, money in US dollars. No prompt, key or partition is a label.
 
     A cache that is closed can still be read; one that is gone is left out, and nothing here keeps
-    it alive. Attaching twice changes nothing. `ConfigurationError` for what is no `PromptCache` or
-    `CollectorRegistry`.
+    it alive. Attaching twice changes nothing. The numbers are those of this process: with several
+    workers, each is scraped by itself. A tier of one's own that has a method `held`, which gives
+    its entries and bytes from any thread, is shown with them. `ConfigurationError` for what is no
+    `PromptCache` or `CollectorRegistry`.
     """
 
     def __init__(self, *caches: PromptCache, registry: CollectorRegistry = REGISTRY) -> None:

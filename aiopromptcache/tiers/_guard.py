@@ -13,6 +13,7 @@ import builtins
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from time import perf_counter
 from typing import Any, TypeVar, cast
 
 from .._entry import Entry
@@ -287,7 +288,7 @@ class Guard:
         self, name: str, breaker: Breaker, operation: Callable[[], Awaitable[T]], timeout: float
     ) -> T:
         loop = asyncio.get_running_loop()
-        started = loop.time()
+        started, began = loop.time(), perf_counter()  # uvloop's time goes by milliseconds
         try:
             with self._deadlines.within(timeout):
                 result = await operation()
@@ -301,7 +302,7 @@ class Guard:
             self._failed(error, loop.time() - started)
             raise _Out from None
         finally:
-            self._took((self.name, name), loop.time() - started)
+            self._took((self.name, name), perf_counter() - began)
         if not breaker.open:
             self._worked(breaker)
         return result

@@ -19,6 +19,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
+from _offline import tiers
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
@@ -26,7 +27,7 @@ from openai import APIConnectionError, AsyncOpenAI, OpenAIError, RateLimitError
 from pydantic import BaseModel, StringConstraints
 from starlette.requests import HTTPConnection
 
-from aiopromptcache import MemoryTier, Policy, PromptCache, RedisTier, Tier, cache_status
+from aiopromptcache import Policy, PromptCache, cache_status
 from aiopromptcache.asgi import PromptCacheMiddleware, get_cache, wrapped
 
 from .history import Badge, History, Turn, remember_time, saving
@@ -52,10 +53,7 @@ class Question(BaseModel):
 
 def create_app() -> FastAPI:
     """The app of one worker, from the environment: REDIS_URL, OPENAI_MODEL, and the SDK's own."""
-    tiers: list[Tier] = [MemoryTier()]
-    if url := os.environ.get("REDIS_URL"):
-        tiers.append(RedisTier(url))
-    cache = PromptCache(*tiers, policy=Policy(ttl=3600), namespace="chatbot")
+    cache = PromptCache(*tiers(), policy=Policy(ttl=3600), namespace="chatbot")
     return build_app(AsyncOpenAI(), cache, os.environ.get("OPENAI_MODEL", "gpt-4o-mini"))
 
 

@@ -12,8 +12,11 @@ TURNS = 6
 """Turns of a conversation that are remembered, and sent to the model."""
 LIFE = 86_400.0
 """Seconds after its last turn that a conversation is remembered."""
-OWN = {"partition": "", "max_age": None, "max_stale": None}
-"""Its policy: who asks stands in the key, and what a request's headers say is about answers."""
+OWN = {"partition": ""}
+"""Its policy: whose it is stands in the key, so that it is the same one, private or not.
+
+What a request's Cache-Control says is about answers; it does not reach `get` and `set`.
+"""
 
 
 class Badge(BaseModel):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -54,6 +55,28 @@ async def test_many_callers_in_many_caches_are_one_call(url: str, raw: Any) -> N
         assert sum(cache.stats.upstream_calls for cache in caches) == 1 + 1  # with the warm-up
         assert [peeked(cache, "key") for cache in caches] == [1] * 4
         assert await leases(raw) == []
+
+
+async def test_who_knows_of_anothers_call_makes_none_for_want_of_time(
+    url: str, raw: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with led(url, raw, timeout=0.2) as (upstream, leading, _, [other]):
+        guard: Any = other._engine.storage.shared.guard  # type: ignore[union-attr]
+        claim = guard.claim
+
+        async def late(*args: Any, **options: Any) -> Any:
+            found = await claim(*args, **options)
+            # A busy loop hears of it when the time for Redis is over.
+            time.sleep(0.25)  # noqa: ASYNC251
+            monkeypatch.undo()
+            return found
+
+        monkeypatch.setattr(guard, "claim", late)
+        follower = ask(other, unwanted)
+        await waiting(raw, "key")
+        upstream.gate.open()
+        assert await follower == await leading == 1
+        assert upstream.count == 1
 
 
 async def test_a_waiter_counts_as_collapsed(url: str, raw: Any) -> None:

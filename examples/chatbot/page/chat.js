@@ -57,8 +57,10 @@ function showFailure(turn, words) {
 }
 
 function showTotal({ tokens, cost, worker }) {
-  const money = cost ? ` and ${cost.toLocaleString("en", { style: "currency", currency: "USD", maximumFractionDigits: 4 })}` : "";
-  find("#saved").textContent = `Worker ${worker} has saved ${number(tokens)} tokens${money} so far`;
+  const style = { style: "currency", currency: "USD", maximumSignificantDigits: 2 };
+  const money = cost ? ` and ${cost.toLocaleString("en", style)}` : "";
+  find("#saved").textContent = `Saved ${number(tokens)} tokens${money}`;
+  find("#saved").title = `By worker ${worker}, since it began`;
 }
 
 // Asking

