@@ -27,6 +27,10 @@ class Kind(IntEnum):
     """The items of a stream of the caller's own: each its kind (1 byte), length (4), payload."""
 
 
+MOST = 2**63 - 1
+"""Tokens that an entry can keep."""
+
+
 class Usage(NamedTuple):
     """Tokens that an answer was billed for."""
 
@@ -35,16 +39,20 @@ class Usage(NamedTuple):
     total: int
     cached: int = 0
     """Those of the prompt that the provider had in a cache of its own."""
+    cache_write: int = 0
+    """Those of the prompt that the provider put there, where it says so."""
 
     def written(self) -> tuple[int, ...]:
         """As few numbers as make it again."""
-        return tuple(self) if self.cached else self[:3]
+        return tuple(self) if self.cache_write else self[:4] if self.cached else self[:3]
 
 
 def total(usages: Iterable[Usage | None]) -> Usage | None:
     """What several answers were billed for together; None where none of them says."""
     known = [usage for usage in usages if usage is not None]
-    return Usage(*map(sum, zip(*known, strict=True))) if known else None
+    sums = map(sum, zip(*known, strict=True))
+    # What is stored may say anything: a sum must not be more than an entry can keep.
+    return Usage(*(min(count, MOST) for count in sums)) if known else None
 
 
 UNPRICED = float("-1")
@@ -52,11 +60,12 @@ UNPRICED = float("-1")
 
 
 def _packed(usage: Usage) -> bytes:
-    return struct.pack("<4Q" if usage.cached else "<3Q", *usage.written())
+    written = usage.written()
+    return struct.pack(f"<{len(written)}Q", *written)
 
 
 def _unpacked(packed: bytes) -> Usage:
-    return Usage(*struct.unpack("<4Q" if len(packed) > 24 else "<3Q", packed))
+    return Usage(*struct.unpack(f"<{len(packed) // 8}Q", packed))
 
 
 class Entry:

@@ -19,6 +19,9 @@ MODELS = 1_000
 LOOK_AGAIN = 3600.0
 """Seconds after which a model's price is looked up anew: some change by the hour, or by the day."""
 
+FREE = ("omni-moderation", "text-moderation")
+"""Names of models that bill no tokens, and do not say so."""
+
 Rate = Callable[[Usage], float | None]
 
 
@@ -26,28 +29,38 @@ Rate = Callable[[Usage], float | None]
 class Price:
     """What a model of one's own costs, in US dollars per million tokens.
 
-    `cached_input` is for those prompt tokens that the provider had in a cache of its own; None
-    means that they cost as much as others. `ConfigurationError` for what is no price.
+    `cached_input` is for those prompt tokens that the provider had in a cache of its own,
+    `cache_write` for those that it put there; None means that they cost as much as others.
+    `ConfigurationError` for what is no price.
     """
 
     input: float
     output: float = 0.0
     cached_input: float | None = None
+    cache_write: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("input", "output", "cached_input"):
+        for name in ("input", "output", "cached_input", "cache_write"):
             value = getattr(self, name)
-            if not _is_price(value) and (name != "cached_input" or value is not None):
+            if not _is_price(value) and (not name.startswith("cache") or value is not None):
                 raise ConfigurationError(
                     f"{name}={value!r}: expected US dollars per million tokens, 0 or more"
                 )
 
     def of(self, usage: Usage) -> float:
         """Dollars for this usage."""
-        cached = min(usage.cached, usage.prompt)
+        fresh, cached, written = _parts(usage)
         cached_input = self.input if self.cached_input is None else self.cached_input
-        fresh = usage.prompt - cached
-        return (fresh * self.input + cached * cached_input + usage.completion * self.output) / 1e6
+        cache_write = self.input if self.cache_write is None else self.cache_write
+        prompt = fresh * self.input + cached * cached_input + written * cache_write
+        return (prompt + usage.completion * self.output) / 1e6
+
+
+def _parts(usage: Usage) -> tuple[int, int, int]:
+    """The prompt's tokens: those of no cache, those out of one, those into one."""
+    cached = min(usage.cached, usage.prompt)
+    written = min(usage.cache_write, usage.prompt - cached)
+    return usage.prompt - cached - written, cached, written
 
 
 def _is_price(value: object) -> bool:
@@ -83,11 +96,9 @@ class Prices:
 
     def _price(self, entry: Entry) -> float | None:
         usage = entry.usage
-        if usage is None and entry.endpoint == "moderations":
-            usage = Usage(0, 0, 0)  # the one endpoint that bills no tokens, and does not say so
-        if usage is None:
-            return None
         names = [name for name in (entry.billed, entry.model) if name]
+        if usage is None:
+            return 0.0 if any(name.startswith(FREE) for name in names) else None
         for name in names:
             if (own := self._own.get(name)) is not None:
                 return own.of(usage)
@@ -122,11 +133,12 @@ def _look_up(library: Any, model: str, usage: Usage) -> Any:
     """The library's calculation. It finds the provider by the model; some are told only by
     OpenAI's own names.
     """
-    cached = min(usage.cached, usage.prompt)
+    _, cached, written = _parts(usage)
     billed: dict[str, int] = {
         "input_tokens": usage.prompt,
         "output_tokens": usage.completion,
         "cache_read_tokens": cached,
+        "cache_write_tokens": written,
     }
     given = library.Usage(**{name: count for name, count in billed.items() if count})
     for provider in (None, "openai"):
@@ -138,7 +150,7 @@ def _look_up(library: Any, model: str, usage: Usage) -> Any:
 
 
 def _rate_of(library: Any, model: str) -> Rate | None:
-    """How a model is billed: by three numbers, or call by call where a number depends on the
+    """How a model is billed: by four numbers, or call by call where a number depends on the
     call's size.
     """
     try:
@@ -148,10 +160,13 @@ def _rate_of(library: Any, model: str) -> Rate | None:
     if found is None:
         return None
     price = found.model_price
-    parts = [getattr(price, f"{part}_mtok", None) for part in ("input", "output", "cache_read")]
+    names = ("input", "output", "cache_read", "cache_write")
+    parts = [getattr(price, f"{part}_mtok", None) for part in names]
+    if parts[0] is None and parts[1] is None:
+        return None  # it is sold by the hour, or the page, or nobody knows
     if all(part is None or isinstance(part, Decimal) for part in parts):
-        fresh, out, cached = (None if part is None else float(part) for part in parts)
-        return Price(fresh or 0.0, out or 0.0, cached).of
+        fresh, out, cached, written = (None if part is None else float(part) for part in parts)
+        return Price(fresh or 0.0, out or 0.0, cached, written).of
 
     def by_call(usage: Usage) -> float | None:
         try:

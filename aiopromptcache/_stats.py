@@ -361,6 +361,13 @@ def _plain(name: str, money: Money) -> dict[str, Any]:
     }
 
 
+def money_text(dollars: float) -> str:
+    """US dollars for people; what is something does not look like nothing."""
+    if 0 < dollars < 0.00005:
+        return "<$0.0001"
+    return f"${dollars:,.2f}" if dollars >= 100 else f"${dollars:,.4f}"
+
+
 def _dollars(money: Money) -> str:
-    known = "unknown" if money.cost is None else f"${money.cost:,.4f}"
+    known = "unknown" if money.cost is None else money_text(money.cost)
     return f"{known}, and {money.unpriced:,} answers without a price" if money.unpriced else known

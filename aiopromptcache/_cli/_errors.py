@@ -52,6 +52,8 @@ def explained(error: BaseException, place: str) -> ToolError | None:
         return error
     if isinstance(error, (PromptCacheError, ImportError)):
         return ToolError(str(error))
+    if isinstance(error, OSError) and error.errno in _OF_FILES:  # the client's are RedisErrors
+        return ToolError(f"cannot write: {os.strerror(error.errno or 0)}")
     chain = list(_chain(error))
     if isinstance(error, (RedisError, Refused, OSError, TimeoutError)):
         return ToolError(f"redis at {place}: {_reason(error, chain)}")
@@ -62,7 +64,8 @@ def _reason(error: BaseException, chain: list[BaseException]) -> str:
     text = str(error).partition("\n")[0]
     match error:
         case AuthenticationError():
-            return f"wrong or missing password ({text.rstrip('.')}); put it into the URL"
+            said = "" if "HELLO" in text else f" ({text.rstrip('.')})"  # that is on the protocol
+            return f"wrong or missing password{said}; put it into the URL"
         case NoPermissionError() | ResponseError() if "permission" in text.lower():
             return f"missing right: {text}; `aiopromptcache doctor` lists what is needed"
         case Refused():
@@ -93,6 +96,7 @@ def _connection_reason(error: BaseException, chain: list[BaseException]) -> str:
     return f"cannot connect: {text.rstrip('.')}"
 
 
+_OF_FILES = {errno.ENOSPC, errno.EFBIG, errno.EDQUOT}
 _KNOWN = {
     errno.ECONNREFUSED,
     errno.ECONNRESET,

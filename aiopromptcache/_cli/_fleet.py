@@ -6,7 +6,7 @@ from typing import Any
 
 from .._dashboard._readings import total
 from .._dashboard._report import Report, read
-from ._money import money_text
+from .._stats import money_text
 from ._output import count_text
 from ._session import Session
 

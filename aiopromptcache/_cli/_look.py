@@ -13,8 +13,9 @@ import click
 
 from .._ask import SIDE
 from .._prices import Price
+from .._stats import money_text
 from ._find import resolved
-from ._money import money_text, priced
+from ._money import priced
 from ._options import Command, Settings, common
 from ._output import clean, console, emit, facts, say, size_text, span_text, table
 from ._output import described as or_dash
@@ -84,7 +85,8 @@ def ls(
 ) -> None:
     """List entries: key, model, endpoint, age, ttl, size, cost, tags. Never what is in them.
 
-    A ttl below 0 is that of a stale entry. On a terminal keys are shortened as in git.
+    A ttl below 0 is that of a stale entry. On a terminal keys are shortened as in git,
+    and a narrow one shows fewer columns.
     """
     found = run(settings, _list(settings, dict(prices), Filter(**fields), _SORTS[sort], limit))
     if settings.json:
@@ -95,6 +97,7 @@ def ls(
             ["key", "model", "endpoint", "age", "ttl", "size", "tokens", "cost", "tags"],
             [_line(row) for row in found.shown],
             right="age ttl size tokens cost",
+            spare="endpoint tokens cost",
         )
     )
     if found.matching > len(found.shown):
@@ -198,6 +201,11 @@ async def _kept(session: Session, key: str) -> int:
     return max(len(record or b"") for record in records)
 
 
+def _tokens(usage: dict[str, int]) -> str:
+    told = [f"{count:,} {name}" for name, count in usage.items() if count or name[:5] != "cache"]
+    return ", ".join(told).replace("_", " ")
+
+
 def _print(about: dict[str, Any]) -> None:
     usage = about["usage"]
     console().print(
@@ -212,7 +220,7 @@ def _print(about: dict[str, Any]) -> None:
                 ("gone in", span_text(about["expires_in"])),
                 ("size", f"{size_text(about['bytes'])}, {size_text(about['stored_bytes'])} kept"),
                 ("tags", ", ".join(about["tags"]) or None),
-                ("tokens", usage and ", ".join(f"{v:,} {k}" for k, v in usage.items())),
+                ("tokens", usage and _tokens(usage)),
                 ("cost", None if about["cost"] is None else money_text(about["cost"])),
             ]
         )

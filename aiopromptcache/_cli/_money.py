@@ -52,13 +52,6 @@ def priced(command: CommandT) -> CommandT:
     )(command)
 
 
-def money_text(dollars: float) -> str:
-    """US dollars."""
-    if 0 < dollars < 0.00005:
-        return "<$0.0001"
-    return f"${dollars:,.2f}" if dollars >= 100 else f"${dollars:,.4f}"
-
-
 def added(costs: Iterable[float | None]) -> float | None:
     """What is known of it; None where nothing is."""
     known = [cost for cost in costs if cost is not None]

@@ -77,6 +77,8 @@ def _keys_in(path: str) -> list[str | bytes]:
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
     """Given before the command, after it, or both: what is nearer counts."""
     settings = context.ensure_object(Settings)
+    if value == "":  # as from an unset variable: the default would be another cache
+        raise click.BadParameter("it is empty; without the option the default counts")
     if value and parameter.name:
         setattr(settings, parameter.name, value)
 
@@ -145,6 +147,8 @@ class Command(click.Command):
         own: list[tuple[str, str]] = []
         shared: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):
+            if isinstance(parameter, click.Argument):  # the usage line has it
+                continue
             if (record := parameter.get_help_record(ctx)) is not None:
                 (shared if parameter.name in COMMON_NAMES else own).append(record)
         for title, records in (("Options", own), ("Which cache, and how to answer", shared)):

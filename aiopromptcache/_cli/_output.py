@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
 WIDE = 1_000
 """Columns where nobody looks: a pipe has no edge."""
+FIRST, LEAST, GAP = 12, 8, 2
+"""Columns that a table's first text has at least, that its others have, and between them."""
 
 
 def emit(value: object) -> None:
@@ -54,20 +56,51 @@ def cell(text: object) -> Text:
     return Text(clean(str(text), keep=""), overflow="ellipsis", no_wrap=True)
 
 
-def table(titles: Sequence[str], rows: Iterable[Sequence[object]], right: str = "") -> Table:
-    """Rows under titles; `right` names the titles of the columns with numbers, never cut short."""
-    made = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="bold")
-    cells = [[cell(part) for part in row] for row in rows]
-    numbers = right.split()
-    for place, title in enumerate(titles):
-        if title in numbers:
-            width = max([len(title), *(len(row[place]) for row in cells)])
-            made.add_column(title, justify="right", no_wrap=True, min_width=width)
-        else:
-            made.add_column(title, no_wrap=True)
-    for row in cells:
+def table(
+    titles: Sequence[str], rows: Iterable[Sequence[object]], right: str = "", spare: str = ""
+) -> Table:
+    """Rows under titles; `right` names the titles of the columns with numbers, never cut short.
+
+    Where it is narrow the others are, and what `spare` names is left out, the first of it first.
+    """
+    cells = [[cell(title), *column] for title, column in _columns(titles, rows)]
+    numbers, leaving = right.split(), spare.split()
+    while (widths := _fitted(cells, numbers, console().width)) is None and leaving:
+        first = leaving.pop(0)
+        cells = [column for column in cells if column[0].plain != first]
+    made = Table(box=None, padding=(0, GAP, 0, 0), pad_edge=False, header_style="bold")
+    for place, (title, *_) in enumerate(cells):
+        justify: JustifyMethod = "right" if title.plain in numbers else "left"
+        made.add_column(
+            title.plain, justify=justify, no_wrap=True, width=widths[place] if widths else None
+        )
+    for row in zip(*(column[1:] for column in cells), strict=True):
         made.add_row(*row)
     return made
+
+
+def _columns(
+    titles: Sequence[str], rows: Iterable[Sequence[object]]
+) -> Iterator[tuple[str, list[Text]]]:
+    kept = [[cell(part) for part in row] for row in rows]
+    for place, title in enumerate(titles):
+        yield title, [row[place] for row in kept]
+
+
+def _fitted(cells: list[list[Text]], numbers: Sequence[str], room: int) -> list[int] | None:
+    """How wide each column is to be; None where not even the least of each fits."""
+    wanted = [max(part.cell_len for part in column) for column in cells]
+    widths = [
+        wide if column[0].plain in numbers else min(wide, LEAST if place else FIRST)
+        for place, (column, wide) in enumerate(zip(cells, wanted, strict=True))
+    ]
+    rest = room - sum(widths) - GAP * (len(cells) - 1)
+    if rest < 0:
+        return None
+    while rest and (short := [place for place, wide in enumerate(widths) if wide < wanted[place]]):
+        widths[min(short, key=widths.__getitem__)] += 1
+        rest -= 1
+    return widths
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> Table:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
 
+from rich.console import RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -14,23 +16,33 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.progress import Progress as Bar
+from rich.text import Text
 
+from .._stats import money_text
 from .._warm import WarmReport
-from ._money import money_text
 from ._output import messages
+
+
+class _TwoLines(Bar):
+    """A bar, and under it what is said: both fit where it is narrow."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        """See rich."""
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            yield Text(task.fields["said"], no_wrap=True, overflow="ellipsis")
 
 
 class Progress:
     """A bar with rate, time left, cost and failures so far, on stderr."""
 
     def __init__(self, total: int | None, wanted: bool) -> None:
-        self._bar = Bar(
+        self._bar = _TwoLines(
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[rate]}"),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
-            TextColumn("{task.fields[said]}", markup=False),
             console=messages(),
             disable=not (wanted and sys.stderr.isatty()),
         )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 
 _ITEM = re.compile(r"^warm: item \d+ ")
+_NAME = re.compile(r"[\w.\[\]-]{1,80}", re.ASCII)
+"""How a code or a parameter is spelt; text that an API puts in their place may quote a prompt."""
 
 
 class Failure(NamedTuple):
@@ -74,7 +76,8 @@ class Requests:
     def _reason(self, error: Exception) -> str:
         reason = reason_of(error)
         if reason == "APIConnectionError":
-            return f"cannot reach the API at {self._client.base_url.host}"
+            place = self._client.base_url.host or "an empty URL: see --base-url"
+            return f"cannot reach the API at {place}"
         return "the API did not answer in time" if reason == "APITimeoutError" else reason
 
     async def _answer(self, line: Line) -> None:
@@ -104,6 +107,8 @@ def request_of(line: Line) -> dict[str, Any]:
         raise BadLine(f"not JSON{place}") from None
     if not isinstance(value, dict) or not ("messages" in value or "url" in value):
         raise BadLine("no request: expected an object with 'messages', or with 'url' and 'body'")
+    if "url" in value and not (type(value["url"]) is str and type(value.get("body")) is dict):
+        raise BadLine("no request: expected 'url' to be a string, and 'body' an object")
     return value
 
 
@@ -116,6 +121,6 @@ def reason_of(error: Exception) -> str:
     words = [type(error).__name__]
     for name in ("status_code", "type", "code", "param"):
         value = getattr(error, name, None)
-        if isinstance(value, (str, int)) and value and str(value) not in words:
-            words.append(str(value)[:80])
+        if isinstance(value, (str, int)) and _NAME.fullmatch(word := str(value)):
+            words += [] if word in words else [word]
     return " ".join(words)

@@ -16,10 +16,11 @@ from rich.live import Live
 
 from .._entry import Usage, total
 from .._prices import Price
+from .._stats import money_text
 from .._warm import NOTHING
 from ._errors import place_of
 from ._fleet import app_counters, app_rows
-from ._money import added, dollars, money_text, priced
+from ._money import added, dollars, priced
 from ._options import Command, Settings, common
 from ._output import (
     console,
@@ -55,6 +56,8 @@ class Share:
     usage: Usage = NOTHING
     cost: float | None = None
     """US dollars that its answers were billed, as far as prices are known."""
+    unpriced: int = 0
+    """Answers whose price is not known. They are not in `cost`."""
 
     def add(self, row: Row, now: float) -> None:
         """Count an entry."""
@@ -66,6 +69,7 @@ class Share:
         if entry.usage is not None:
             self.usage = total([self.usage, entry.usage]) or NOTHING
         self.cost = added([self.cost, row.cost])
+        self.unpriced += entry.endpoint is not None and row.cost is None
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -77,7 +81,20 @@ class Share:
             "stored_bytes": self.stored_bytes,
             "tokens": self.usage._asdict(),
             "cost": dollars(self.cost),
+            "unpriced": self.unpriced,
         }
+
+    @property
+    def money(self) -> str | None:
+        """For people; None where there is nothing that could have a price."""
+        if self.cost is None:
+            return f"unknown: {self._unpriced}" if self.unpriced else None
+        told = f"{money_text(self.cost)} that they cost"
+        return f"{told}, and {self._unpriced}" if self.unpriced else told
+
+    @property
+    def _unpriced(self) -> str:
+        return f"{count_text(self.unpriced, 'answer')} without a price"
 
 
 @dataclass
@@ -124,8 +141,9 @@ def stats(settings: Settings, watch: float | None, prices: tuple[tuple[str, Pric
     """Show what the cache holds: entries, bytes, models, tokens, money; and the server's memory.
 
     Every record of the namespace is read for it, in batches: on millions of entries that takes
-    a while, and does not hold up the server. Where the app's processes have a dashboard, or
-    `aiopromptcache.dashboard.share`, their hits and misses are shown too.
+    a while, and does not hold up the server. A narrow terminal shows fewer columns. Where the
+    app's processes have a dashboard, or `aiopromptcache.dashboard.share`, their hits and misses
+    are shown too.
     """
     table = dict(prices)
     run(settings, _watch(settings, table, watch) if watch else _once(settings, table))
@@ -224,7 +242,7 @@ def _summary(
         ("unreadable", unreadable if holdings.unreadable else None),
         ("size", f"{size_text(whole.bytes)}, {size_text(whole.stored_bytes)} as it is kept"),
         ("tokens", tokens if whole.usage.total else None),
-        ("money", None if whole.cost is None else f"{money_text(whole.cost)} that they cost"),
+        ("money", whole.money),
         ("age", f"{span_text(ages[0])} to {span_text(ages[1])}" if ages else None),
         *app_rows(holdings.app),
     ]
@@ -257,4 +275,5 @@ def _by_model(holdings: Holdings) -> RenderableType:
             for (model, endpoint), share in holdings.largest_first
         ],
         right="entries stale size tokens cost",
+        spare="stale tokens",
     )

@@ -85,8 +85,14 @@ async def _export(
 
 @contextmanager
 def _file_in_place(name: str) -> Iterator[IO[bytes]]:
-    """A new file that takes its name when it is whole; only its owner may read it."""
-    path = Path(name)
+    """A new file that takes its name when it is whole; only its owner may read it. A pipe or a
+    device stays what it is, and is written into; a link stays a link.
+    """
+    path = Path(os.path.realpath(name))
+    if os.path.exists(name) and not (path.is_file() or path.is_dir()):
+        with _opened(name) as stream:
+            yield stream
+        return
     part = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part")
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -104,6 +110,13 @@ def _file_in_place(name: str) -> Iterator[IO[bytes]]:
         _rename(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _opened(name: str) -> IO[bytes]:
+    try:
+        return Path(name).open("wb")
+    except OSError as error:
+        raise ToolError(f"{name}: {error.strerror}") from None
 
 
 def _rename(part: Path, path: Path) -> None:
@@ -189,12 +202,14 @@ async def _import(
             later = session.clock() - reader.exported_at if as_exported else 0.0
             seeding = Seeding(session, overwrite=overwrite)
             for batch in _batches(reader.items()):
-                await seeding.store({item.key: _aged(item.entry, later) for item in batch})
+                now = session.clock()
+                await seeding.store({item.key: _aged(item.entry, later, now) for item in batch})
         return seeding.counts
 
 
-def _aged(entry: Entry, later: float) -> Entry:
-    entry.stored_at += later
+def _aged(entry: Entry, later: float, now: float) -> Entry:
+    if later:  # whatever the file says of its own time, nothing is stored in the future
+        entry.stored_at = min(entry.stored_at + later, now)
     return entry
 
 

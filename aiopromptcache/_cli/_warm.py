@@ -14,10 +14,11 @@ import click
 
 from .._policy import Policy
 from .._prices import Price
+from .._stats import money_text
 from .._warm import WarmReport
 from ._errors import FAILED, INTERRUPTED, ToolError
 from ._lines import Lines, count_lines, open_input
-from ._money import dollars, money_text, priced
+from ._money import dollars, priced
 from ._options import Command, Settings, common
 from ._output import count_text, emit, say
 from ._progress import Progress

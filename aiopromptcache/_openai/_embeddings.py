@@ -366,10 +366,14 @@ class Gathering:
         if free:
             engine.ledger.saved(summary(free, engine.clock()))
         brought = summary(list(self._brought.values()), engine.clock())
+        paid: list[Entry] = []
         for fetched in self._paid:
             whole = summary(list(fetched.entries.values()), engine.clock())
             engine.ledger.paid(whole, stored=fetched.stored >= fetched.entries.keys())
-        engine.answers.tell("miss" if leader else "collapsed", ask, entry=brought)
+            paid += fetched.entries.values()
+        # What others have paid for is not told as this caller's cost.
+        told = summary(paid if leader else free, engine.clock())
+        engine.answers.tell("miss" if leader else "collapsed", ask, entry=told)
         stored = self._stored >= self._brought.keys()
         fwd = ("request" if ask.policy.no_cache else ask.fwd) if leader else "miss"
         ttl = brought.ttl if stored else None
@@ -403,7 +407,9 @@ class Gathering:
         engine = self._engine
         if fetched.asked:
             engine.stats.refreshes += 1
-            engine.answers.tell("refresh", self._ask)
+            paid = list(fetched.entries.values())
+            told = {"entry": summary(paid, engine.clock())} if paid else {}
+            engine.answers.tell("refresh", self._ask, **told)
         for slot in slots:  # what another process is refreshing is not asked about again at once
             if slot not in fetched.stored:
                 engine.refreshes.failures.note(slot, outage=False)

@@ -150,16 +150,24 @@ BY_NAME = {endpoint.name: endpoint for endpoint in ENDPOINTS}
 
 
 def usage_of(body: Body) -> Usage | None:
-    """The tokens that an answer was billed for, under either of the API's namings."""
+    """The tokens that an answer was billed for, under either of the API's namings; None where it
+    does not say: what is not known must not look like nothing.
+    """
     usage = body.get("usage")
     if not isinstance(usage, dict):
         return None
-    prompt = _count(usage.get("prompt_tokens", usage.get("input_tokens")))
+    asked = usage.get("prompt_tokens", usage.get("input_tokens"))
+    if type(asked) is not int:
+        return None
+    prompt = _count(asked)
     completion = _count(usage.get("completion_tokens", usage.get("output_tokens")))
     total = _count(usage.get("total_tokens")) or prompt + completion
     details = usage.get("prompt_tokens_details", usage.get("input_tokens_details"))
-    cached = _count(details.get("cached_tokens")) if isinstance(details, dict) else 0
-    return Usage(prompt, completion, total, min(cached, prompt))
+    if not isinstance(details, dict):
+        details = {}
+    cached = min(_count(details.get("cached_tokens")), prompt)
+    written = min(_count(details.get("cache_write_tokens")), prompt - cached)
+    return Usage(prompt, completion, total, cached, written)
 
 
 def billed_as(body: Body, model: str | None) -> str | None:

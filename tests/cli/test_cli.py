@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,6 +36,12 @@ def test_every_command_explains_itself(tool: Tool, command: str) -> None:
     assert "Which cache, and how to answer:" in said
     assert {parameter.name for parameter in cli.commands[command].params} >= set(COMMON_NAMES)
     assert all(len(line) <= 100 for line in said.splitlines())
+
+
+def test_arguments_are_not_listed_as_options(tool: Tool) -> None:
+    lines = tool("show", "--help").stdout.splitlines()
+    assert "Options:" in lines
+    assert "KEY" not in map(str.strip, lines)
 
 
 def test_help_names_commands_and_exit_codes(tool: Tool) -> None:
@@ -85,6 +92,9 @@ def test_a_wrong_password_and_a_missing_right(tool: Tool, valkey: Server) -> Non
     place = f"127.0.0.1:{valkey.port}"
     wrong = tool("stats", "--url", f"redis://some:guess@{place}/0", code=2).stderr
     assert wrong.startswith(f"aiopromptcache: redis at {place}: wrong or missing password")
+    with Server("valkey", requirepass="pw") as locked:
+        missing = tool("stats", "--url", locked.url, code=2).stderr
+    assert "missing password; put it into the URL" in missing
     lacking = tool("stats", "--url", f"redis://some:pw@{place}/0", code=2).stderr
     assert "'scan'" in lacking
     assert "doctor" in lacking
@@ -114,6 +124,15 @@ def test_wrong_arguments(tool: Tool, args: list[str], words: str) -> None:
     result = tool(*args, code=2)
     assert words in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--namespace", "--prefix", "--url", "--encryption-key-file"])
+def test_what_is_given_as_nothing_is_not_the_default(tool: Tool, url: str, option: str) -> None:
+    """As in `--namespace "$NAME"` where NAME is not set: another cache would be emptied."""
+    put(url, "kept", ttl=60.0)
+    for args in ([option, "", "clear", "--yes"], ["clear", "--yes", option, ""]):
+        assert "it is empty" in tool(*args, code=2).stderr
+    assert tool.json("stats")["entries"] == 1
 
 
 def test_a_key_comes_from_a_file_and_is_never_shown(tool: Tool, url: str, tmp_path: Path) -> None:
@@ -237,6 +256,20 @@ def test_a_terminal_is_shown_how_far_warming_is(
     assert "3 stored" in said
     assert "/s" in said
     assert "$0.0000" in said or "<$0.0001" in said
+
+
+def test_a_narrow_terminal_is_shown_the_numbers_too(
+    tool: Tool, upstream: Upstream, tmp_path: Path
+) -> None:
+    file = tmp_path / "requests.jsonl"
+    file.write_text('{"model": "m", "messages": []}\n' * 150, "utf-8")
+    narrow = {"TERM": "xterm", "COLUMNS": "60", "NO_COLOR": "1"}
+    said = at_a_terminal(["warm", str(file), "--price", "m=1,1"], narrow)
+    shown = re.sub(r"\x1b\[[?\d]*[a-zA-Z]", "", said[: said.rindex("150 requests")])
+    [bar, counts] = [line for line in shown.splitlines() if line.strip()][-2:]
+    assert " 150/150 " in bar
+    assert bar.rstrip().endswith("0:00:00")
+    assert counts.startswith(("149 fresh, 1 stored", "142 fresh"))
 
 
 def test_the_version_from_the_module(tool: Tool) -> None:

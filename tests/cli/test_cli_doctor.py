@@ -38,12 +38,13 @@ def config(valkey: Server) -> Iterator[Callable[..., None]]:
 
 
 def test_a_plain_server_is_fit(tool: Tool) -> None:
-    found = _findings(tool, code=0)
+    patient = ["--app-timeout", "60"]  # this machine may be busy
+    found = _findings(tool, *patient, code=0)
     assert {finding["level"] for finding in found.values()} == {"ok", "note"}
     assert found["version"]["text"].startswith("Valkey ")
     assert found["memory"]["advice"]
     assert tool.json("stats")["entries"] == 0  # the probe is gone
-    shown = tool("doctor").stdout
+    shown = tool("doctor", *patient).stdout
     assert "ok       rights:" in shown
     assert "note     memory:" in shown
 

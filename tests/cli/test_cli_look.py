@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import signal
 
 import pytest
-from cli_tools import Tool, Upstream
+from cli_tools import Tool, Upstream, at_a_terminal
 from stored import CHAT, ENTRIES, SECRET, filled, put
 
 from aiopromptcache import PromptCache, RedisTier, Usage
@@ -45,7 +46,10 @@ def test_money_where_the_price_is_known(tool: Tool, url: str) -> None:
         "our-llama": said["cost"],
         "nobody-knows": None,
     }
-    assert "$0.0095 that they cost" in tool("stats", *price).stdout
+    assert [said["unpriced"]] == [share["unpriced"] for share in said["models"][1:]] == [1]
+    told = tool("stats", *price).stdout
+    assert "$0.0095 that they cost, and 1 answer without a price" in told
+    assert "money    unknown: 3 answers without a price" in tool("stats").stdout
     rows = tool.json("ls", "--sort", "cost", *price)["entries"]
     assert [(row["key"], row["cost"]) for row in rows] == [
         ("one", pytest.approx(0.007)),
@@ -126,6 +130,31 @@ def test_nothing_that_a_terminal_would_obey_is_printed(tool: Tool, url: str) -> 
     assert "\x07" not in shown
     assert "[red]" in shown
     assert r"\x1b[2J" in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "columns", "titles"),
+    [
+        ("ls", 60, "key model age ttl size cost tags"),
+        ("ls", 80, "key model endpoint age ttl size tokens cost tags"),
+        ("stats", 60, "model endpoint entries size tokens cost"),
+        ("stats", 80, "model endpoint entries stale size tokens cost"),
+    ],
+)
+def test_a_narrow_terminal_has_the_numbers_whole_and_no_line_too_long(
+    tool: Tool, url: str, command: str, columns: int, titles: str
+) -> None:
+    model, asked = "maker/a-model-with-a-very-long-name", "chat.completions"
+    for key in ("a key of the user's own, which is rather long as well", 32 * "0f"):
+        put(url, key, ttl=1e6, tags=("a-tag",), model=model, endpoint=asked, usage=Usage(1, 2, 3))
+    environ = {"TERM": "xterm", "NO_COLOR": "1", "COLUMNS": str(columns)}
+    said = at_a_terminal([command, "--price", f"{model}=1,1"], environ)
+    lines = re.sub(r"\x1b\[\d*m", "", said).splitlines()
+    assert max(map(len, lines)) <= columns
+    [place] = [place for place, line in enumerate(lines) if line.split() == titles.split()]
+    row = lines[place + 1]
+    assert row.rstrip().endswith("a-tag" if command == "ls" else "<$0.0001")
+    assert ("0f0f0f0f0f0f" in said) is (command == "ls")
 
 
 def test_who_looks_in_the_wrong_place_is_told_of_others(

@@ -7,7 +7,10 @@ import base64
 import gzip
 import io
 import json
+import os
 import stat
+import subprocess
+import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -88,6 +91,18 @@ def test_time_in_a_drawer_counts_as_age_or_not(tool: Tool, tmp_path: Path) -> No
     assert 50 <= row["age"] < 80
 
 
+@pytest.mark.parametrize("at", [0.0, -1e300])
+def test_a_file_that_lies_about_its_time_stores_nothing_in_the_future(
+    tool: Tool, tmp_path: Path, at: float
+) -> None:
+    file, now = tmp_path / "file", time.time()
+    _written(file, at=at, entries={"key": Entry(Kind.JSON, b"1", stored_at=now - 10, ttl=100)})
+    assert tool.json("import", str(file), "--as-exported")["imported"] == 1
+    [row] = tool.json("ls")["entries"]
+    assert row["stored_at"] < now + 60
+    assert row["expires_in"] <= 100
+
+
 def test_what_is_newer_stays_unless_told(tool: Tool, url: str, tmp_path: Path) -> None:
     file, now = tmp_path / "file", time.time()
     old = Entry(Kind.JSON, b'"file"', stored_at=now - 50, ttl=1_000)
@@ -153,6 +168,39 @@ def test_what_cannot_be_read_is_told(tool: Tool, url: str, tmp_path: Path) -> No
     sealed = {"AIOPROMPTCACHE_ENCRYPTION_KEY": KEY}
     said = tool.json("export", str(tmp_path / "file"), env=sealed, code=1)
     assert said == {"exported": 0, "unreadable": 1}
+
+
+def test_an_export_leaves_a_pipe_a_pipe_and_a_link_a_link(
+    tool: Tool, url: str, tmp_path: Path
+) -> None:
+    """As in `export /dev/stdout`, or by somebody who may replace anything."""
+    put(url, "key", ttl=60.0)
+    pipe, real, link = tmp_path / "pipe", tmp_path / "real", tmp_path / "link"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    tool("export", str(pipe))
+    assert pipe.is_fifo()
+    assert os.read(reader, 2**16).endswith(b'{"end":true,"entries":1}\n')
+    os.close(reader)
+    real.write_text("")
+    link.symlink_to(real)
+    tool("export", str(link))
+    assert link.is_symlink()
+    assert real.read_text().endswith('{"end":true,"entries":1}\n')
+
+
+@pytest.mark.skipif(not Path("/dev/full").is_char_device(), reason="there is no full device")
+def test_a_full_disk_is_no_fault_of_the_server(tool: Tool) -> None:
+    for args in (["stats", "--json"], ["stats"], ["ls"], ["export", "-"]):
+        with Path("/dev/full").open("w") as full:
+            run = subprocess.run(
+                [sys.executable, "-m", "aiopromptcache", *args],
+                check=False, stdout=full, stderr=subprocess.PIPE, text=True,
+            )  # fmt: skip
+        assert run.returncode == 2
+        [line] = run.stderr.splitlines()
+        assert "No space left on device" in line
+        assert "redis" not in line
 
 
 def test_a_failed_export_leaves_the_file_that_was_there(tool: Tool, tmp_path: Path) -> None:

@@ -137,12 +137,31 @@ def test_an_upstream_error_says_its_kind_and_not_its_words(
     [failure] = said["failures"]
     assert failure["reason"] == "BadRequestError 400 invalid_request_error bad_thing"
     assert SECRET not in json.dumps(said)
+    body = {"error": {"message": "", "type": SECRET, "code": f"bad: {SECRET}", "param": "a[0].b-c"}}
+    upstream.do(lambda: upstream.server.fail(400, body=body))
+    said = tool.json("warm", _file(tmp_path, _ask(SECRET)), code=1)
+    assert [failure["reason"] for failure in said["failures"]] == ["BadRequestError 400 a[0].b-c"]
+
+
+def test_a_batch_line_without_its_parts_is_told_in_the_words_of_the_file(
+    tool: Tool, upstream: Upstream, tmp_path: Path
+) -> None:
+    lines = [{"url": 1, "body": {}}, {"url": "/v1/responses", "body": SECRET}, {"url": "/v1/x"}]
+    said = tool.json("warm", _file(tmp_path, *lines), code=1)
+    for failure in said["failures"]:
+        assert "'url' to be a string, and 'body' an object" in failure["reason"]
+        assert "callable" not in failure["reason"]
+    assert len(said["failures"]) == 3
+    assert SECRET not in json.dumps(said)
 
 
 def test_an_api_that_is_not_there_is_named(tool: Tool, upstream: Upstream, tmp_path: Path) -> None:
     options = ["--base-url", "http://127.0.0.1:1/v1", "--max-retries", "0"]
     result = tool("warm", _file(tmp_path, _ask("x")), *options, code=1)
     assert "line 1: cannot reach the API at 127.0.0.1" in result.stderr
+    nothing = {"OPENAI_BASE_URL": ""}
+    result = tool("warm", _file(tmp_path, _ask("x")), "--max-retries", "0", code=1, env=nothing)
+    assert "cannot reach the API at an empty URL" in result.stderr
 
 
 def test_what_is_missing_is_said_before_anything_is_asked(

@@ -16,15 +16,20 @@ from servers import Server
 from aiopromptcache import (
     CacheEvent,
     ConfigurationError,
+    Entry,
+    Kind,
     MemoryTier,
+    Policy,
     Price,
     PromptCache,
     RedisTier,
     Stats,
     Usage,
 )
+from aiopromptcache._entry import total
+from aiopromptcache._prices import Prices
 from aiopromptcache._stats import MODELS
-from aiopromptcache.testing import OpenAIServer, RecordedRequest
+from aiopromptcache.testing import OpenAIServer, RecordedRequest, VirtualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -32,6 +37,7 @@ Connect = Callable[..., AsyncOpenAI]
 
 OWN = {
     "house-large": Price(input=2.0, output=8.0, cached_input=0.5),
+    "house-writer": Price(input=2.0, output=8.0, cached_input=0.5, cache_write=2.5),
     "house-small": Price(input=0.1, output=0.4),
     "gpt-4o": Price(input=1.0, output=1.0),
 }
@@ -223,6 +229,40 @@ async def test_provider_side_cached_tokens_survive_redis(
     assert cache.stats.cost_saved == pytest.approx(dollars)
 
 
+@pytest.mark.parametrize(
+    ("model", "dollars"),
+    [
+        ("gpt-5.6-cyber", (300 * 12.5 + 400 * 1.25 + 300 * 15.625 + 500 * 75) / 1e6),
+        ("house-writer", (300 * 2.0 + 400 * 0.5 + 300 * 2.5 + 500 * 8.0) / 1e6),
+        ("house-large", (600 * 2.0 + 400 * 0.5 + 500 * 8.0) / 1e6),  # its writes cost no more
+    ],
+)
+async def test_tokens_that_the_provider_puts_into_its_cache_have_their_price(
+    model: str, dollars: float, server: OpenAIServer, connect: Connect, redis_url: str
+) -> None:
+    """Also in a process that knows the answer from Redis alone."""
+    whole = billed(1_000, 400, 500)
+
+    def answer(request: RecordedRequest) -> dict[str, Any]:
+        body = whole(request)
+        body["usage"]["prompt_tokens_details"]["cache_write_tokens"] = 300
+        return body
+
+    server.answer = answer
+    for _ in range(2):
+        async with PromptCache(RedisTier(redis_url), prices=OWN) as cache:
+            await chat(cache.wrap(connect()), model)
+        known = cache.stats.cost_spent if cache.stats.misses else cache.stats.cost_saved
+        assert known == pytest.approx(dollars, rel=1e-9)
+    assert (server.calls, cache.stats.hits) == (1, 1)
+
+
+def test_counts_that_a_hostile_record_has_can_be_added_up() -> None:
+    """An entry of several embeddings has their sum, which must not be too much to keep."""
+    whole = total([Usage(2**63 - 1, 0, 2**63 - 1)] * 3)
+    assert Entry(Kind.VECTOR, b"", stored_at=0.0, ttl=None, usage=whole).usage == whole
+
+
 async def test_embeddings_are_billed_by_what_was_asked_and_saved_item_by_item(
     server: OpenAIServer, connect: Connect
 ) -> None:
@@ -238,6 +278,71 @@ async def test_embeddings_are_billed_by_what_was_asked_and_saved_item_by_item(
         # The server bills words, but an answer's tokens are shared out by the items' lengths.
         assert stats.tokens_spent.total == 6
         assert stats.tokens_saved.total == 2 + 1 + 3
+
+
+async def test_events_of_embeddings_tell_what_was_paid_and_what_was_saved(
+    server: OpenAIServer, connect: Connect, events: list[CacheEvent]
+) -> None:
+    """An item that another caller's call brings is paid for once."""
+    clock = VirtualClock()
+    policy = Policy(ttl=10, stale_while_revalidate=100)
+    async with PromptCache(hooks=[events.append], policy=policy, clock=clock) as cache:
+        client = cache.wrap(connect())
+        model = "text-embedding-3-small"
+
+        async def embed(*items: str) -> None:
+            await client.embeddings.create(model=model, input=[*items])
+
+        await asyncio.gather(embed("one two", "x"), embed("x", "three four five"), embed("one two"))
+        clock.advance(11)
+        await embed("one two", "x")  # an old answer, and a refresh
+        refresh = cache._engine.refreshes
+        while refresh._tasks:
+            await asyncio.wait(list(refresh._tasks))
+        stats = cache.stats
+    paid = [event.cost or 0.0 for event in events if event.kind in ("miss", "refresh")]
+    assert len(paid) == 3
+    assert sum(paid) == pytest.approx(stats.cost_spent)
+    assert stats.tokens_spent.total == 2 + 1 + 3 + 2 + 1
+    [collapsed] = [event for event in events if event.kind == "collapsed"]
+    assert collapsed.cost == pytest.approx(2 * 0.02 / 1e6)
+
+
+@pytest.mark.parametrize(
+    "usage", [{}, {"prompt_tokens": None, "completion_tokens": None}, {"total_tokens": 9}]
+)
+async def test_a_usage_that_says_nothing_costs_none_and_never_nothing(
+    usage: dict[str, Any], server: OpenAIServer, connect: Connect
+) -> None:
+    whole = billed(1, 0, 1)
+    server.answer = lambda request: whole(request) | {"usage": usage}
+    async with PromptCache() as cache:
+        client = cache.wrap(connect())
+        for _ in range(2):
+            await chat(client, "gpt-4o-mini")
+        stats = cache.stats
+    assert (stats.cost_spent, stats.cost_saved) == (None, None)
+    assert (stats.spent.unpriced, stats.saved.unpriced) == (1, 1)
+
+
+def test_a_model_that_is_not_sold_by_the_token_costs_none_and_never_nothing() -> None:
+    """The table has it, by the hour or by the page; its tokens have no price there."""
+
+    def entry(model: str) -> Entry:
+        usage = Usage(1_000, 500, 1_500)
+        asked = {"endpoint": "chat.completions", "model": model, "usage": usage}
+        return Entry(Kind.HTTP, b"{}", stored_at=0.0, ttl=None, **asked)  # type: ignore[arg-type]
+
+    prices = Prices({})
+    for model in ("whisper-1", "mistral-ocr-latest"):
+        assert prices.of(entry(model)) is None
+    assert prices.of(entry("gpt-4o-mini")) is not None
+
+
+def test_money_that_is_little_does_not_look_like_nothing() -> None:
+    stats = Stats()
+    stats.of_model("chat.completions", "m").spent.add(Usage(1, 1, 2), 1e-6)
+    assert "cost spent      <$0.0001" in str(stats)
 
 
 async def test_moderations_are_free(connect: Connect, server: OpenAIServer) -> None:
@@ -324,6 +429,8 @@ def test_a_price_is_a_number_of_dollars(bad: Any) -> None:
     if bad is not None:
         with pytest.raises(ConfigurationError, match="cached_input="):
             Price(input=1.0, cached_input=bad)
+        with pytest.raises(ConfigurationError, match="cache_write="):
+            Price(input=1.0, cache_write=bad)
 
 
 def test_the_package_works_without_the_table(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ ends = st.builds(
     End,
     st.booleans(),
     st.booleans(),
-    st.none() | st.builds(Usage, counts, counts, counts, counts),
+    st.none() | st.builds(Usage, counts, counts, counts, counts, counts),
     st.text(),
     st.booleans(),
 )
