@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
 from ._ask import SIDE, Ask, Loaded
 from ._cached import decorate
-from ._control import Control, controls
+from ._control import Control, control_of, controls, learning
 from ._engine import Engine
 from ._entry import Entry
 from ._errors import ConfigurationError
@@ -21,7 +21,6 @@ from ._keys import prefix, request_key
 from ._policy import Policy, seconds, tag_tuple
 from ._prices import Price
 from ._shared import SharedStream
-from ._similar import learning
 from ._stats import Stats
 from ._status import CacheStatus
 from ._values import Misfit, decode, decode_as, encode, encode_as
@@ -115,8 +114,9 @@ class PromptCache:
         """A similar hit gave a wrong answer; `status` is its `cache_status`.
 
         That answer is not given to that question again, the report counts in `stats`, and where
-        the matcher has a `max_error` that is threatened, the threshold rises. A second report of
-        the same changes nothing. `ConfigurationError` where `status` is not of a similar hit.
+        the matcher has a `max_error` that is threatened, the threshold rises. A copy that was kept
+        (`store_similar`) is removed in the background, where an event loop runs. A second report
+        of the same changes nothing. `ConfigurationError` where `status` is not of a similar hit.
         """
         if not isinstance(status, CacheStatus):
             raise ConfigurationError(f"status={status!r}: expected a CacheStatus")
@@ -140,7 +140,7 @@ class PromptCache:
     def _controlled(self, fields: dict[str, Any], directives: dict[str, Any]) -> Iterator[None]:
         """Override `fields` for all calls inside, and `directives` for what could be asked anew."""
         outer = controls.get()
-        asking, given = self._control
+        asking, given = control_of(self)
         asking, given = asking.merged(**fields, **directives), given.merged(**fields)
         controls.set({**(outer or {}), self: Control(asking, given)})
         try:
@@ -149,18 +149,9 @@ class PromptCache:
             controls.set(outer)
 
     @property
-    def _control(self) -> Control:
-        policies = controls.get()
-        found = None if policies is None else policies.get(self)
-        return found or Control(self.policy, self.policy)
-
-    @property
     def current_policy(self) -> Policy:
         """The cache's policy with the overrides of the `control` blocks that we are in."""
-        policies = controls.get()
-        if policies is None or (found := policies.get(self)) is None:
-            return self.policy
-        return found.asking
+        return self.policy if controls.get() is None else control_of(self).asking
 
     def _policy_with(self, policy: Policy, ttl: Ttl, tags: Iterable[str]) -> Policy:
         if ttl is not ...:
@@ -205,7 +196,7 @@ class PromptCache:
         fresh life is a miss as well (nothing here could refresh it), but for `max_stale`.
         """
         engine = self._engine
-        policy = self._control.given
+        policy = control_of(self).given
         slot = self._slot(key, policy)
         if not policy.no_cache:
             answer = await engine.find(key, slot, policy, _fits(type))
@@ -222,7 +213,7 @@ class PromptCache:
         JSON values and bytes come back equal and of the same type from every tier; pydantic
         models are stored as JSON. `TypeError` for anything else, naming the offending part.
         """
-        policy = self._policy_with(self._control.given, ttl, tags)
+        policy = self._policy_with(control_of(self).given, ttl, tags)
         kind, payload = encode(value)
         slot = self._slot(key, policy)
         if not policy.no_store:

@@ -19,6 +19,7 @@ from .tiers._base import Asked, Family, Neighbours, NeighbourTier, Unsupported
 from .tiers._deadlines import Deadlines
 
 if TYPE_CHECKING:
+    from ._engine import Engine
     from .similarity._matchers import Matcher
     from .tiers._guard import Guard
 
@@ -215,10 +216,17 @@ def _packed(given: Any) -> bytes:
     return packed
 
 
-def shared_questions(
-    guard: Guard, namespace: str, matcher: Matcher, failed: Callable[[Exception], Any]
-) -> SharedQuestions | None:
+def shared_questions(engine: Engine, matcher: Matcher) -> SharedQuestions | None:
     """Those of a tier, if it finds questions by vectors, and the matcher makes vectors."""
-    if not isinstance(guard.tier, NeighbourTier) or not hasattr(matcher, "vectors"):
+    if engine.storage.shared is None or not hasattr(matcher, "vectors"):
         return None
-    return SharedQuestions(guard, guard.tier.neighbours, namespace, matcher, failed)
+    guard = engine.storage.shared.guard
+    if not isinstance(guard.tier, NeighbourTier):
+        return None
+    return SharedQuestions(
+        guard,
+        guard.tier.neighbours,
+        engine.prefix[:-1],
+        matcher,
+        lambda error: engine.ledger.noticed(guard.name, "error", None, None, error),
+    )

@@ -13,18 +13,18 @@ import inspect
 import logging
 import random
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextlib import suppress
+from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from ._ask import SIDE, Answer, Ask, Landed, Prompt, Similarity
-from ._control import side_calls
+from ._control import mode, side_calls
 from ._entry import Entry
 from ._errors import ConfigurationError, NotCached, ReentrantCall
-from ._flights import Flight
+from ._flights import Flight, FlightLost
 from ._policy import Policy, Verdict, decide
 from ._refresh import in_background
 from ._status import CacheStatus
@@ -33,7 +33,6 @@ from .tiers._base import Lease
 
 if TYPE_CHECKING:
     from ._engine import Engine
-    from ._neighbours import SharedQuestions
     from .similarity._index import Near
     from .similarity._matchers import Matcher
 
@@ -47,50 +46,30 @@ BANNED = 10_000
 """Pairs of questions at most that are known not to be the same."""
 ONLY_STORED = "only stored"
 """The lane of those who only want what is stored."""
-
-Mode = Literal["on", "learn", "off"]
-
-mode: ContextVar[Mode] = ContextVar("aiopromptcache similar", default="on")
-"""What is done for calls made here: "learn" looks for nothing similar, and keeps what is asked;
-"off" is for calls that a matcher makes itself."""
-
-
-@contextmanager
-def learning() -> Iterator[None]:
-    """For calls made inside, nothing similar will do; what they ask may answer others."""
-    token = mode.set("learn")
-    try:
-        yield
-    finally:
-        mode.reset(token)
-
-
-@contextmanager
-def _side_calls() -> Iterator[None]:
-    """For what the matcher calls, which may be the same cache's client."""
-    token = mode.set("off")
-    try:
-        with side_calls():
-            yield
-    finally:
-        mode.reset(token)
+FAILURES = 5
+"""Failures in a row after which nothing is looked for."""
+REST_SECONDS = 5.0
+"""For how long then."""
 
 
 class Similar:
     """The similar hits of one cache."""
 
     def __init__(self, matcher: Matcher, engine: Engine) -> None:
+        from ._neighbours import shared_questions
         from .similarity._budget import Budget
         from .similarity._questions import Questions
 
         self._matcher = matcher
         self._engine = engine
         self._questions = Questions(matcher)
-        self._shared = _shared(engine, matcher)
+        self._shared = shared_questions(engine, matcher)
         self.budget = Budget(matcher.threshold, matcher.max_error, matcher.confidence)
         self._banned: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
         self._failing = False
+        self._failures = 0
+        self._rests_until = 0.0
         engine.stats.similarity = self.budget
 
     def threshold(self, policy: Policy) -> float | None:
@@ -107,20 +86,38 @@ class Similar:
         threshold = self.threshold(ask.policy)
         if threshold is None or ask.policy.no_cache or ask.seen is not None or mode.get() != "on":
             return None
-        if ask.prompt is None or ask.prompt.parts is None:
+        if ask.prompt is None or ask.prompt.parts is None or self._rests():
             return None
         seconds = LOOK_SECONDS if ask.patience is None else min(LOOK_SECONDS, ask.patience)
         try:
-            with _side_calls():
+            with side_calls(stored_only=ask.policy.only_if_cached):
                 async with asyncio.timeout(seconds):
                     landed = await self._find(ask, ask.prompt, threshold)
         except NotCached:  # a vector that is not stored, for one who asks nothing upstream
             return None
-        except Exception as error:
-            self._failed(ask, error)
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            self._look_failed(ask, OSError(f"what a matcher called was cancelled: {error}"))
             return None
-        self._failing = False
+        except Exception as error:
+            self._look_failed(ask, error, hurried=seconds < LOOK_SECONDS)
+            return None
+        self._failing, self._failures = False, 0
         return landed
+
+    def _rests(self) -> bool:
+        return asyncio.get_running_loop().time() < self._rests_until
+
+    def _look_failed(self, ask: Ask, error: Exception, *, hurried: bool = False) -> None:
+        """Callers have waited for nothing: after some failures in a row they do no more."""
+        self._failed(ask, error)
+        if hurried and isinstance(error, TimeoutError):
+            return  # this caller had no time for it; others may have
+        self._failures += 1
+        if self._failures >= FAILURES:
+            self._rests_until = asyncio.get_running_loop().time() + REST_SECONDS
 
     async def _find(self, ask: Ask, prompt: Prompt, threshold: float) -> Landed | None:
         name, text = cast("tuple[str, str]", prompt.parts)
@@ -194,7 +191,7 @@ class Similar:
 
         _, text = cast("tuple[str, str]", cast(Prompt, ask.prompt).parts)
         reason = refusal(self._matcher.guards, text, near.text)
-        if reason is None and (ask.key, near.key) in self._banned:
+        if reason is None and _pair(ask.key, near.key) in self._banned:
             reason = "it was a false hit before"
         return self._note(ask, near, reason)
 
@@ -316,8 +313,11 @@ class Similar:
         """Where that is wanted, keep the answer under the new key too, for as long as it has."""
         if not self._matcher.store_similar or ask.policy.no_store or ask.policy.ttl == 0:
             return landed
-        flight.kept = True
-        stored = await self._engine.storage.keep(flight, ask.slot, landed.entry, lease, ask.spent)
+        flight.kept, entry = True, landed.entry
+        if more := [tag for tag in ask.policy.tags if tag not in entry.tags]:
+            entry = copy(entry)
+            entry.tags = (*entry.tags, *more)
+        stored = await self._engine.storage.keep(flight, ask.slot, entry, lease, ask.spent)
         return landed._replace(stored=stored)
 
     async def fetch_stored(self, ask: Ask) -> Answer | None:
@@ -332,7 +332,7 @@ class Similar:
             )
         try:
             landed: Landed = await flights.join(flight, leader=leader, timeout=ask.patience)
-        except NotCached:
+        except (NotCached, FlightLost):
             return None
         return self.hit(ask, landed, leader=True) if leader else self.offer(ask, landed)
 
@@ -351,7 +351,7 @@ class Similar:
         prompt = cast(Prompt, ask.prompt)
         if prompt.given is not None:
             self._add(ask.key, prompt, entry)
-        elif ask.seen is None:
+        elif ask.seen is None and not self._rests():
             self._spawn(self._learn(ask, prompt, entry))
         elif self._shared is not None:  # a refresh replaces what was learnt before
             name, _ = cast("tuple[str, str]", prompt.parts)
@@ -360,9 +360,12 @@ class Similar:
     def met(self, key: str, prompt: Prompt) -> None:
         """A question was answered by a remote tier: where that costs no vector, it is learnt too.
 
-        One that has a vector is found by it in the tier, if the tier can.
+        One that has a vector is found by it in the tier, if the tier can. Where copies are kept,
+        it may be one: what is similar to a similar question need not be so to that one's.
         """
-        if self._questions.embeds or mode.get() == "off" or self._questions.knows(key):
+        if self._questions.embeds or self._matcher.store_similar:
+            return
+        if mode.get() == "off" or self._questions.knows(key):
             return
         if prompt.parts is not None:
             name, text = prompt.parts
@@ -388,7 +391,7 @@ class Similar:
 
     async def _learn(self, ask: Ask, prompt: Prompt, entry: Entry) -> None:
         try:
-            with _side_calls():
+            with side_calls():
                 async with asyncio.timeout(LOOK_SECONDS):
                     await self._given(prompt)
             await asyncio.wrap_future(self._add(ask.key, prompt, entry))
@@ -404,14 +407,23 @@ class Similar:
             raise ConfigurationError(
                 f"status: similarity={score!r}: expected the status of a similar hit"
             )
-        if self._ban(asked, status.key.partition(",")[0]):
+        stored, _, own = status.key.partition(",")
+        if self._ban(asked, stored):
             self.budget.reported(score)
+            with suppress(RuntimeError):  # no event loop runs here
+                if own and asyncio.get_running_loop():
+                    self._spawn(self._drop(own))
 
-    def _ban(self, asked: str, stored: str) -> bool:
-        """Never give this answer to this question again; False where that is known already."""
-        if (asked, stored) in self._banned:
+    async def _drop(self, key: str) -> None:
+        slot = self._engine.prefix + key
+        await self._engine.storage.drop([slot, slot + SIDE])
+
+    def _ban(self, one: str, other: str) -> bool:
+        """Never give the answer of one of these to the other; False where that is known already."""
+        pair = _pair(one, other)
+        if pair in self._banned:
             return False
-        self._banned[asked, stored] = None
+        self._banned[pair] = None
         if len(self._banned) > BANNED:
             self._banned.popitem(last=False)
         return True
@@ -444,7 +456,7 @@ class Similar:
         _, text = cast("tuple[str, str]", prompt.parts)
         try:
             judge = cast(Any, self._matcher.judge)
-            with _side_calls():
+            with side_calls():
                 async with asyncio.timeout(LOOK_SECONDS):
                     right = judge(text, prompt.body(served.entry), prompt.body(fresh.entry))
                     if inspect.isawaitable(right):
@@ -476,17 +488,5 @@ class Similar:
         self._questions.close()
 
 
-def _shared(engine: Engine, matcher: Matcher) -> SharedQuestions | None:
-    """The questions that processes share, where a tier has them."""
-    from ._neighbours import shared_questions
-
-    coordinator = engine.storage.shared
-    if coordinator is None:
-        return None
-    guard = coordinator.guard
-    return shared_questions(
-        guard,
-        engine.prefix[:-1],
-        matcher,
-        lambda error: engine.ledger.noticed(guard.name, "error", None, None, error),
-    )
+def _pair(one: str, other: str) -> tuple[str, str]:
+    return (one, other) if one < other else (other, one)

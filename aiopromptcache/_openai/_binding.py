@@ -319,8 +319,11 @@ class Binding:
 
     def met(self, call: Call) -> None:
         """A remote tier had the answer, which may have come from another process."""
-        if self.engine.similar is not None and (prompt := _prompt(call)) is not None:
-            self.engine.similar.met(call.key, prompt)
+        similar = self.engine.similar
+        if similar is None or call.policy.similarity is None:
+            return
+        if (prompt := _prompt(call)) is not None:
+            similar.met(call.key, prompt)
 
     # Storing
 

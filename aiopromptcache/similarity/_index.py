@@ -84,7 +84,12 @@ class Index(Generic[T]):
         """Let the index's own thread do something, after all that it was told before."""
         if self._thread is None:
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="aiopromptcache similar")
-        return self._thread.submit(work, *arguments)
+        try:
+            return self._thread.submit(work, *arguments)
+        except RuntimeError as error:  # no thread can be started
+            failed: Future[Any] = Future()
+            failed.set_exception(error)
+            return failed
 
     async def nearest(self, family: str, given: T, least: float) -> list[Near]:
         """The best of a family that score at least `least`."""
@@ -108,8 +113,9 @@ class Index(Generic[T]):
         return [Near(family.keys[place], family.texts[place], score) for place, score in found]
 
     def _add(self, name: str, key: str, text: str, given: T) -> None:
-        if key in self._where:
+        if self._where.get(key) == name:
             return
+        self._remove(key)
         family = self._families.get(name)
         if family is None:
             family = self._families[name] = _Family(self._shelf(given))

@@ -8,7 +8,6 @@ import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
 
-import anyio.to_thread
 import numpy
 import numpy.typing
 from rapidfuzz import fuzz
@@ -17,6 +16,7 @@ from .._errors import ConfigurationError
 from .._policy import fraction
 from ._guards import DEFAULT_GUARDS, Guard
 from ._text import content, swapped, tokens
+from ._threads import Threads
 
 Vectors = numpy.typing.NDArray[numpy.float32]
 """(n, d): n texts, one row of d numbers each."""
@@ -139,6 +139,7 @@ class SemanticSimilarity(Matcher):
         self.embed = embed
         called = getattr(embed, "__call__", None)  # noqa: B004  # of an object: its own
         self._is_async = any(map(inspect.iscoroutinefunction, (embed, called)))
+        self._threads = Threads()
 
     async def vectors(self, texts: Sequence[str]) -> Vectors:
         """What `embed` gives for so many texts, (n, d), each row of length 1.
@@ -149,7 +150,7 @@ class SemanticSimilarity(Matcher):
         if self._is_async:
             made = await self.embed(given)
         else:
-            made = await anyio.to_thread.run_sync(self.embed, given)
+            made = await self._threads.run(self.embed, given)
             if inspect.isawaitable(made):
                 made = await made
         return normalized(made, len(given))

@@ -48,8 +48,12 @@ class Questions:
 
     async def nearest(self, family: str, text: str, given: Any, threshold: float) -> list[Near]:
         """Those of the family that score at least `threshold`, the best first."""
-        least = self.least(threshold)
-        return self.rated(text, await self._index.nearest(family, given, least), threshold)
+        found = await self._index.nearest(self._among(family, given), given, self.least(threshold))
+        return self.rated(text, found, threshold)
+
+    def _among(self, family: str, given: Any) -> str:
+        """Whom to compare with: vectors of another length are another model's."""
+        return f"{len(given)} {family}" if self.embeds else family
 
     @staticmethod
     def least(threshold: float) -> float:
@@ -69,7 +73,7 @@ class Questions:
 
     def add(self, family: str, key: str, text: str, given: Any) -> Future[Any]:
         """Keep a question; who looks after this call finds it."""
-        return self._index.add(family, key, text, given)
+        return self._index.add(self._among(family, given), key, text, given)
 
     def remove(self, key: str) -> None:
         """Forget a question."""
