@@ -18,6 +18,7 @@ from ._text import (
     code_in,
     exchanged,
     fold,
+    indents_in,
     names_in,
     negations_in,
     numbers_in,
@@ -90,7 +91,9 @@ def quoted_text(asked: str, stored: str) -> str | None:
 
 
 def code(asked: str, stored: str) -> str | None:
-    """Code, identifiers, paths, addresses, options, versions."""
+    """Code, identifiers, paths, addresses, options, versions, and how lines are indented."""
+    if indents_in(asked) != indents_in(stored):
+        return "indentation differs"
     return _contained(code_in, asked, stored, "code or identifiers differ")
 
 

@@ -215,6 +215,13 @@ def code_in(text: str) -> set[str]:
     return {item.strip("`").rstrip(".,;:?!)") for item in _CODE.findall(text)}
 
 
+def indents_in(text: str) -> list[str]:
+    """What each line begins with, where one is indented: there white space may say something."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    indents = [line[: len(line) - len(line.lstrip())] for line in lines]
+    return indents if any(indents) else []
+
+
 _SIGNS = re.compile(r"(?<![\w)])[-−](?=\d)|!(?==)|&(?=&)|(?<=&)&|[*^\\[\]{}]")
 
 

@@ -156,11 +156,25 @@ english,英语|chinese,mandarin,汉语,中文|spanish,西班牙语|french,法语
 mathematics,maths,math,数学|physics,物理|chemistry,化学|biology,生物
 undergraduate,bachelor,bachelors,本科|masters,master,硕士|phd,doctorate,博士
 """
+_LOOKALIKES = """
+trial,trials|trail,trails casual,casually|causal,causally marital|martial statue,statues|statute,statutes
+dessert,desserts|desert,deserts principal,principals|principle,principles moral,morals|morale angel,angels|angle,angles
+adapt,adapting,adapted|adopt,adopting,adopted insulin|inulin ethanol|methanol|ethane|methane ionic|iconic
+horse,horses|house,houses plane,planes|planet,planets prednisone|prednisolone interphase|interface
+cancer,cancers|career,careers nitrate,nitrates|nitrite,nitrites sulfate,sulphate|sulfite,sulphite|sulfide,sulphide
+chloride|chlorine|chlorate fluoride|fluorine stationary|stationery council|counsel
+patient,patients|patent,patents
+solder,soldering|soldier,soldiers college,colleges|collage,collages immigrate|emigrate
+prescribe,prescribed|proscribe,proscribed eminent|imminent elicit|illicit allusion|illusion county,counties|country,countries
+message,messages|massage,massages expend|expand mediation|meditation|medication
+"""
+"""Words that look like misspellings of each other, and are none."""
+
 GROUPS = [
     [frozenset(term.split(",")) for term in line.split("|")]
-    for line in _GROUPS.strip().splitlines()
+    for line in [*_GROUPS.strip().splitlines(), *_LOOKALIKES.split()]
 ]
-"""Each line is a group of terms, of which one excludes the others; each has its forms."""
+"""Each is a group of terms, of which one excludes the others; each has its forms."""
 
 _SYNONYMS = """
 quit,stop end,finish start,begin buy,purchase delete,remove,erase fix,repair choose,pick,select
