@@ -115,8 +115,9 @@ class PromptCache:
 
         That answer is not given to that question again, the report counts in `stats`, and where
         the matcher has a `max_error` that is threatened, the threshold rises. A copy that was kept
-        (`store_similar`) is removed in the background, where an event loop runs. A second report
-        of the same changes nothing. `ConfigurationError` where `status` is not of a similar hit.
+        (`store_similar`) is removed in the background, or when the cache is closed. A second
+        report of the same changes nothing. `ConfigurationError` where `status` is not of a similar
+        hit.
         """
         if not isinstance(status, CacheStatus):
             raise ConfigurationError(f"status={status!r}: expected a CacheStatus")

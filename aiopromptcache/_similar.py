@@ -66,6 +66,8 @@ class Similar:
         self._shared = shared_questions(engine, matcher)
         self.budget = Budget(matcher.threshold, matcher.max_error, matcher.confidence)
         self._banned: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._wrong: set[str] = set()
+        """Copies that are to be removed."""
         self._tasks: set[asyncio.Task[None]] = set()
         self._failing = False
         self._failures = 0
@@ -410,13 +412,16 @@ class Similar:
         stored, _, own = status.key.partition(",")
         if self._ban(asked, stored):
             self.budget.reported(score)
+            self._wrong |= {own} - {""}
             with suppress(RuntimeError):  # no event loop runs here
-                if own and asyncio.get_running_loop():
-                    self._spawn(self._drop(own))
+                if self._wrong and asyncio.get_running_loop():
+                    self._spawn(self._drop_copies())
 
-    async def _drop(self, key: str) -> None:
-        slot = self._engine.prefix + key
-        await self._engine.storage.drop([slot, slot + SIDE])
+    async def _drop_copies(self) -> None:
+        keys = set(self._wrong)
+        slots = [self._engine.prefix + key for key in keys]
+        await self._engine.storage.drop([*slots, *[slot + SIDE for slot in slots]])
+        self._wrong -= keys
 
     def _ban(self, one: str, other: str) -> bool:
         """Never give the answer of one of these to the other; False where that is known already."""
@@ -483,6 +488,8 @@ class Similar:
             for task in own:
                 task.cancel()
             await asyncio.wait(own)
+        if self._wrong:
+            await self._drop_copies()
         if self._shared is not None:
             await self._shared.aclose()
         self._questions.close()

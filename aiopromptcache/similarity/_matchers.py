@@ -81,7 +81,7 @@ class LexicalSimilarity(Matcher):
     - `threshold`: the score, 0 to 1, from which on a stored question counts as the one asked.
     - `guards`: what must not differ beyond the score; `(*DEFAULT_GUARDS, mine)` adds one.
     - `verify(asked, stored, answer)`, plain or async, has the last word before a hit is served;
-      `answer` is the answer's JSON body.
+      `answer` is the answer's JSON body. A plain one, and a plain `judge`, runs on the event loop.
     - `shadow`: the share, 0 to 1, of similar hits after which the upstream is asked as well, in the
       background; `judge(question, served, fresh)`, plain or async, says whether both answers agree.
     - `max_error` and `confidence`: the budget, wrong hits over all hits, that is kept in service by
@@ -117,8 +117,9 @@ class SemanticSimilarity(Matcher):
     """Similarity of what texts mean, by the vectors that a model makes of them.
 
     `embed`, plain or async, gets a list of texts and gives a vector for each: an array or list of
-    shape (n, d). A plain one runs in a worker thread. The score is the cosine of two vectors, less
-    0.04 where one thing stands in another's place, as models overrate just those; 0 to 1.
+    shape (n, d). A plain one runs in a worker thread, which is left behind if it hangs. The score
+    is the cosine of two vectors, less 0.04 where one thing stands in another's place, as models
+    overrate just those; 0 to 1.
 
     `model` names what makes the vectors. Processes that share a Redis tier whose server has vector
     sets (Redis 8) match each other's questions where their models have the same name; without one

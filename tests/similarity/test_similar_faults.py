@@ -267,6 +267,23 @@ async def test_a_copy_goes_with_the_tags_of_both_calls(
             await chat(client, SECOND)
 
 
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
+async def test_closing_removes_such_a_copy_first(
+    server: OpenAIServer, lexical: Any, valkey: Server
+) -> None:
+    valkey.command("FLUSHALL")
+    matcher = lexical(store_similar=True)
+    async with server.client() as bare, server.client() as other:
+        async with PromptCache(MemoryTier(), RedisTier(valkey.url), similarity=matcher) as cache:
+            client = cache.wrap(bare)
+            await chat(client)
+            cache.report_false_hit(cache_status(await chat(client, SECOND)))
+        async with PromptCache(RedisTier(valkey.url)) as cache:
+            client = cache.wrap(other)
+            assert cache_status(await chat(client)).hit  # type: ignore[union-attr]
+            assert not cache_status(await chat(client, SECOND)).hit  # type: ignore[union-attr]
+
+
 def test_without_a_loop_a_report_counts_all_the_same(lexical: Any) -> None:
     async def asked() -> Any:
         async with OpenAIServer() as server, server.client() as bare:
