@@ -277,7 +277,7 @@ async def test_closing_removes_such_a_copy_first(
         async with PromptCache(MemoryTier(), RedisTier(valkey.url), similarity=matcher) as cache:
             client = cache.wrap(bare)
             await chat(client)
-            cache.report_false_hit(cache_status(await chat(client, SECOND)))
+            cache.report_false_hit(cache_status(await chat(client, SECOND)))  # type: ignore[arg-type]
         async with PromptCache(RedisTier(valkey.url)) as cache:
             client = cache.wrap(other)
             assert cache_status(await chat(client)).hit  # type: ignore[union-attr]
