@@ -32,6 +32,8 @@ REFRESH = "/refresh"
 """After a slot: the lease to refresh it. There is never a record, so one claim serves for many."""
 SPARE_SECONDS = 1.0
 """How long a lease may wait for the call that it was claimed for."""
+ELSEWHERE = 10_000
+"""Slots of which it is remembered that another process loads them."""
 _OF_SLOTS = ("stored", "dropped", "released", "unstorable")
 """News that concern those alone who wait for one slot."""
 
@@ -184,6 +186,8 @@ class Coordinator:
                 self._hold(claim.lease)
                 self._spare[slot] = claim.lease
             elif claim.entry is None:
+                if len(self._elsewhere) >= ELSEWHERE:  # of callers who left before they came to it
+                    self._elsewhere.clear()
                 self._elsewhere.add(slot)
         if self._spare:
             self._later(SPARE_SECONDS, self._drop_spare, list(self._spare.values()))

@@ -418,6 +418,7 @@ class Guard:
         missed = backlog.batch(self._at_once)
         if gone := [m.lease.slot for m in missed if m.entry is None]:
             await self._write(lambda: self.tier.delete(gone))
+            missed = [m for m in missed if backlog.slots.get(m.lease.slot) is m]  # by the news
         now = self._context.clock()
         live = [(m.entry, self._heard(m)) for m in missed if m.entry and m.entry.expires_at > now]
         if live:

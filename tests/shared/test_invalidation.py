@@ -256,5 +256,34 @@ async def test_a_change_while_the_answer_fails_to_be_stored(
         assert found == [newest] * 3
 
 
+async def test_a_change_while_what_was_missed_is_made_good(url: str, way: str) -> None:
+    """News that come between the removals and the answers that are made good count for these."""
+    async with team(url, 3) as [leader, other, third]:
+        guard = leader._engine.storage.shared.guard  # type: ignore[union-attr]
+        fill, delete = guard.tier.fill, guard.tier.delete
+        removing, on = asyncio.Event(), asyncio.Event()
+
+        async def lost(*_: Any) -> Any:
+            raise ConnectionError("it was lost")
+
+        async def held(slots: Any) -> Any:
+            removing.set()
+            await on.wait()
+            return await delete(slots)
+
+        guard.tier.fill = guard.tier.delete = lost
+        assert await created(leader, gives_one) == 1
+        await leader.delete("another")
+        assert len(guard._backlog.slots) >= 2
+        guard.tier.fill, guard.tier.delete = fill, held
+        await removing.wait()
+        await CHANGES[way](other, KEY)
+        await wait_until("the news", lambda: peeked(leader, KEY) is None)
+        on.set()
+        await wait_until("the return", lambda: not guard._backlog)
+        newest = "newer" if way == "set" else None
+        assert [await cache.get(KEY) for cache in (leader, other, third)] == [newest] * 3
+
+
 async def gives_one() -> int:
     return 1
