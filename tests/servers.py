@@ -8,6 +8,7 @@ by their own process ids.
 from __future__ import annotations
 
 import atexit
+import os
 import random
 import shutil
 import signal
@@ -15,6 +16,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -52,16 +54,24 @@ def free_port() -> int:
     """A port that nobody listens on.
 
     Below the range that outgoing connections are given: otherwise one of those could take a killed
-    server's port, or a client that tries again and again could connect to itself.
+    server's port, or a client that tries again and again could connect to itself. None that was
+    given lately, which may yet be taken, and none that another process of this run may be given.
     """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 16
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = random.randrange(20_000 + worker, 32_000, 16)
+        if port in _given:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return port
+        _given.append(port)
+        return port
+
+
+_given: deque[int] = deque(maxlen=200)
 
 
 class Processes:

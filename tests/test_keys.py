@@ -84,7 +84,7 @@ def test_a_model_counts_as_what_it_is_sent_as() -> None:
 @pytest.mark.parametrize(
     "value",
     [float("nan"), [float("inf")], {"a": None, "b": [float("-inf")]}, object(), {1, 2}, b"x"],
-    ids=repr,
+    ids=type,
 )
 def test_what_is_no_json_has_no_key(value: Any) -> None:
     with pytest.raises(TypeError):

@@ -316,7 +316,7 @@ async def test_an_error_reaches_each_after_the_items_before_it(cache: PromptCach
     assert source.calls == 2
 
 
-@pytest.mark.parametrize("item", [object(), {1, 2}, {1: 2}], ids=repr)
+@pytest.mark.parametrize("item", [object(), {1, 2}, {1: 2}], ids=type)
 async def test_what_cannot_be_kept_is_a_type_error(cache: PromptCache, item: Any) -> None:
     source = Source(1)
     source.items = [item]

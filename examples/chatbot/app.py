@@ -24,11 +24,14 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from openai import APIConnectionError, AsyncOpenAI, OpenAIError, RateLimitError
+from prometheus_client import CollectorRegistry, make_asgi_app
 from pydantic import BaseModel, StringConstraints
 from starlette.requests import HTTPConnection
 
 from aiopromptcache import Policy, PromptCache, cache_status
 from aiopromptcache.asgi import PromptCacheMiddleware, get_cache, wrapped
+from aiopromptcache.dashboard import Dashboard
+from aiopromptcache.metrics.prometheus import PrometheusMetrics
 
 from .history import Badge, History, Turn, remember_time, saving
 
@@ -124,6 +127,10 @@ def build_app(client: AsyncOpenAI, cache: PromptCache, model: str) -> FastAPI:
         lines = answer(stream, question.text, past, cache, began)
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
+    app.mount("/cache", Dashboard(cache))
+    registry = CollectorRegistry()
+    PrometheusMetrics(cache, registry=registry)
+    app.mount("/metrics", make_asgi_app(registry))  # of the worker that answers
     app.mount("/", StaticFiles(directory=PAGE), name="page")
     return app
 

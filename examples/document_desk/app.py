@@ -10,9 +10,12 @@ from typing import Any
 import openai
 from aiohttp import web
 from aiohttp.typedefs import Handler
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from aiopromptcache import PromptCache
-from aiopromptcache.aiohttp import setup, wrap
+from aiopromptcache.aiohttp import mount_dashboard, setup, wrap
+from aiopromptcache.dashboard import Dashboard
+from aiopromptcache.metrics.prometheus import PrometheusMetrics
 
 from .desk import Desk
 from .documents import MAX_BYTES, Document, Library, Refused
@@ -26,6 +29,7 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
 }
 _desk = web.AppKey("desk", Desk)
+_registry = web.AppKey("registry", CollectorRegistry)
 _log = logging.getLogger("document_desk")
 
 
@@ -50,9 +54,19 @@ def make_app(
             web.delete("/documents/{name}", _remove),
             web.post("/documents/{name}/questions", _ask),
             *[web.get(path, _file) for path in _FILES],
+            web.get("/metrics", _metrics),
         ]
     )
+    mount_dashboard(app, "/cache", Dashboard(cache))
+    app[_registry] = CollectorRegistry()
+    PrometheusMetrics(cache, registry=app[_registry])
     return app
+
+
+async def _metrics(request: web.Request) -> web.Response:
+    """For Prometheus: what the worker that answers has counted."""
+    body, kind = generate_latest(request.app[_registry]), CONTENT_TYPE_LATEST
+    return web.Response(body=body, headers={"Content-Type": kind})
 
 
 async def _list(request: web.Request) -> web.Response:
@@ -135,4 +149,5 @@ def _error(status: int, message: str) -> web.Response:
 
 
 async def _headers(request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.update(_HEADERS)
+    for name, value in _HEADERS.items():  # the dashboard has its own
+        response.headers.setdefault(name, value)

@@ -492,7 +492,7 @@ async def test_no_header_is_too_long_or_too_odd() -> None:
         assert cache_control(header) == {}
 
 
-@pytest.mark.parametrize("value", [None, 3, b"no-cache", openai.omit, ["no-cache"]], ids=repr)
+@pytest.mark.parametrize("value", [None, 3, b"no-cache", openai.omit, ["no-cache"]], ids=type)
 async def test_a_header_that_is_no_text_says_nothing(
     upstream: Upstream, plain: AsyncOpenAI, cache: PromptCache, value: Any
 ) -> None:
