@@ -25,6 +25,13 @@ class Missed(NamedTuple):
     lease: Lease
     tries: int = 0
     """How often it could not be written alone while the tier answered."""
+    over: bool = False
+    """Did it take the place of something that waited here?"""
+
+    @property
+    def owes(self) -> bool:
+        """Is what the tier has void, also where this is not to be written any more?"""
+        return self.over or self.lease.token == GIVEN
 
 
 class Backlog:
@@ -67,6 +74,26 @@ class Backlog:
             self._bytes -= _size(missed) if missed is not None else 0
         self.unchecked = self.unchecked and bool(self.slots)
 
+    def void(self, slots: Iterable[str]) -> dict[str, Missed]:
+        """Nothing that waits for these slots is their value any more; gives the removals that are
+        owed all the same, until `settle`.
+        """
+        known = [slot for slot in slots if slot in self.slots]
+        for slot in known:
+            self._give_up(slot, self.slots[slot])
+        return {slot: self.slots[slot] for slot in known if slot in self.slots}
+
+    def settle(self, owed: Iterable[Missed]) -> None:
+        """The tier has what makes these removals needless."""
+        self.drop([m.lease.slot for m in owed if self.slots.get(m.lease.slot) is m])
+
+    def _give_up(self, slot: str, missed: Missed) -> None:
+        """Not to be written; a removal stays where the tier may have what is void."""
+        if missed.entry is not None:
+            self.drop([slot])
+            if missed.owes:
+                self.put(missed._replace(entry=None))
+
     def clear(self, *, owed: bool) -> None:
         """Everything is void; `owed` where the tier has not been told."""
         self.slots.clear()
@@ -79,13 +106,9 @@ class Backlog:
         gone = set(tags)
         if owed:
             self.tags |= gone
-        self.drop(
-            [
-                slot
-                for slot, m in self.slots.items()
-                if m.entry and not gone.isdisjoint(m.entry.tags)
-            ]
-        )
+        for slot, missed in list(self.slots.items()):
+            if missed.entry is not None and not gone.isdisjoint(missed.entry.tags):
+                self._give_up(slot, missed)
 
     def overtake(self, test: Callable[[Entry, str], bool]) -> None:
         """Others changed something: entries for which `test` holds are not to be written.
@@ -94,9 +117,7 @@ class Backlog:
         """
         for slot, missed in list(self.slots.items()):
             if missed.entry is not None and test(missed.entry, slot):
-                self.drop([slot])
-                if missed.lease.token == GIVEN:
-                    self.put(missed._replace(entry=None))
+                self._give_up(slot, missed)
 
     def batch(self, count: int) -> list[Missed]:
         """The oldest of what waits: so many at most, and not too large together."""

@@ -82,7 +82,7 @@ class Guard:
 
     @property
     def open(self) -> bool:
-        """True while the breaker keeps calls away from the tier."""
+        """Does the breaker keep calls away from the tier?"""
         return self._reads.open
 
     @property
@@ -168,21 +168,21 @@ class Guard:
         stands: Callable[[str], bool],
         spent: float = 0.0,
     ) -> Sequence[bool | None]:
-        """See `SharedTier.fill`; None where an entry waits for the tier to return.
-
-        `stands` says of a slot whether its entry has not been overtaken by what was heard so far:
-        one that was is not to be written any more.
-        """
+        """See `SharedTier.fill`; None where an entry waits for the tier to return, if it still
+        `stands`: what was heard so far has not overtaken it."""
         tier = self._shared()
-        self._backlog.drop([lease.slot for _, lease in entries])
+        owed = self._backlog.void([lease.slot for _, lease in entries])
         try:
-            return await self._attempt("fill", self._writes, lambda: tier.fill(entries), spent)
+            done = await self._attempt("fill", self._writes, lambda: tier.fill(entries), spent)
         except _Out:
             # A lease may be over by then; what the news said since it began counts as well.
             good = [(e, lease._replace(token="")) for e, lease in entries if stands(lease.slot)]
-            waits = {lease.slot: Missed(entry, lease) for entry, lease in good}
+            waits = {m.slot: Missed(entry, m, over=m.slot in owed) for entry, m in good}
             self._miss(waits)
             return [None if lease.slot in waits else False for _, lease in entries]
+        new = [lease.slot for (_, lease), stored in zip(entries, done, strict=True) if stored]
+        self._backlog.settle([owed[slot] for slot in new if slot in owed])
+        return done
 
     def right(self, slot: str, token: str = "") -> Lease:
         """No lease, but a position: what may be stored unless news say otherwise."""

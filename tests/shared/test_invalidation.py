@@ -285,5 +285,37 @@ async def test_a_change_while_what_was_missed_is_made_good(url: str, way: str) -
         assert [await cache.get(KEY) for cache in (leader, other, third)] == [newest] * 3
 
 
+@pytest.mark.parametrize("whose", ["its own", "another's"])
+@pytest.mark.parametrize("change", ["set", "delete"])
+async def test_what_took_the_place_of_a_missed_change_owes_it_too(
+    url: str, whose: str, change: str
+) -> None:
+    """A load after a change that the tier has missed waits in its place. Where that load is
+    overtaken, the tier must still not give what was there before the change.
+    """
+    async with team(url, 3) as [leader, other, third]:
+        await other.set(KEY, "before")
+        assert await leader.get(KEY) == "before"
+        guard = leader._engine.storage.shared.guard  # type: ignore[union-attr]
+        tier = guard.tier
+        plain = {name: getattr(tier, name) for name in ("set", "fill", "delete")}
+
+        async def lost(*_: Any) -> Any:
+            raise ConnectionError("it was lost")
+
+        for name in plain:
+            setattr(tier, name, lost)
+        await (leader.set(KEY, "after") if change == "set" else leader.delete(KEY))
+        assert await created_anew(leader, gives_one) == 1
+        assert guard._backlog.slots[leader._engine.prefix + KEY].entry is not None
+        await (leader if whose == "its own" else other).invalidate("tag")
+        await wait_until("the news", lambda: peeked(leader, KEY) is None)
+        for name, method in plain.items():
+            setattr(tier, name, method)
+        await wait_until("the return", lambda: not guard._backlog)
+        await wait_until("the news", lambda: peeked(other, KEY) is None)
+        assert [await cache.get(KEY) for cache in (leader, other, third)] == [None] * 3
+
+
 async def gives_one() -> int:
     return 1
