@@ -24,7 +24,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from openai import APIConnectionError, AsyncOpenAI, OpenAIError, RateLimitError
-from prometheus_client import CollectorRegistry, make_asgi_app
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from pydantic import BaseModel, StringConstraints
 from starlette.requests import HTTPConnection
 
@@ -127,10 +127,15 @@ def build_app(client: AsyncOpenAI, cache: PromptCache, model: str) -> FastAPI:
         lines = answer(stream, question.text, past, cache, began)
         return StreamingResponse(lines, media_type="application/x-ndjson")
 
-    app.mount("/cache", Dashboard(cache))
     registry = CollectorRegistry()
     PrometheusMetrics(cache, registry=registry)
-    app.mount("/metrics", make_asgi_app(registry))  # of the worker that answers
+
+    @app.get("/metrics")
+    def metrics() -> Response:
+        """For Prometheus: what the worker that answers has counted."""
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    app.mount("/cache", Dashboard(cache))
     app.mount("/", StaticFiles(directory=PAGE), name="page")
     return app
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx
 import pytest
 from desk_calls import CAT, KETTLE, Visitor, filled, serving, visiting, waiting
 from document_desk import documents
@@ -52,6 +53,24 @@ async def test_a_repeated_question_costs_nothing(desk: Visitor, upstream: OpenAI
     assert (again["how"], again["answer"]) == ("hit", first["answer"])
     assert again["tokens_saved"] > 10
     assert upstream.calls == 1
+
+
+async def test_what_it_says_of_itself_is_what_the_model_counted(
+    upstream: OpenAIServer, library: Library
+) -> None:
+    async with serving(PromptCache(), upstream, library) as url, visiting(url) as desk:
+        for _ in range(2):
+            await desk.ask("kettle.txt", DESCALE)
+        async with httpx.AsyncClient(base_url=str(url)) as http:
+            scraped, page = await http.get("/metrics"), await http.get("/cache/")
+    chat = 'endpoint="chat.completions",namespace="default"'
+    lines = scraped.text.splitlines()
+    assert f"aiopromptcache_upstream_calls_total{{{chat}}} {upstream.calls}.0" in lines
+    hit = f'{{{chat},outcome="hit",tier="memory"}} 1.0'
+    assert f"aiopromptcache_requests_total{hit}" in lines
+    assert page.status_code == 200
+    assert "script-src 'self'" in page.headers["Content-Security-Policy"]
+    assert DESCALE not in scraped.text + page.text
 
 
 async def test_a_document_is_read_once(upstream: OpenAIServer, library: Library) -> None:

@@ -130,6 +130,30 @@ async def test_users_of_two_workers_share_a_live_answer(
         assert upstream.calls == 2
 
 
+async def test_what_it_says_of_itself_is_what_the_model_counted(
+    upstream: OpenAIServer, valkey: Server
+) -> None:
+    """A miss, and a hit of a new user who asks the same."""
+    async with workers(upstream, valkey, 1) as [http]:
+        await ask(http, "Why?")
+        http.cookies.clear()
+        await http.get("/")
+        _, badge = await ask(http, "Why?")
+        assert badge["kind"] == "hit"
+        scraped = (await http.get("/metrics")).text
+        of_chat = r'\{endpoint="chat.completions",namespace="default"'
+        calls = re.search(
+            rf"^aiopromptcache_upstream_calls_total{of_chat}\}} (\S+)$", scraped, re.M
+        )
+        assert calls is not None
+        assert float(calls[1]) == upstream.calls == 1
+        hits = rf'^aiopromptcache_requests_total{of_chat},outcome="hit",tier="memory"\}} 1.0$'
+        assert re.search(hits, scraped, re.M)
+        page = await http.get("/cache/")
+        assert page.status_code == 200
+        assert "Why?" not in scraped + page.text
+
+
 async def test_private_users_share_nothing(upstream: OpenAIServer, valkey: Server) -> None:
     private = {"X-Private": "1"}
     async with workers(upstream, valkey) as (first, second):
