@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import NamedTuple
 
 from .._entry import Entry
 from ._base import GIVEN, Lease
 
-MAX_ENTRIES = 1_000
+MAX_VALUES = 1_000
 MAX_BYTES = 64 * 2**20
+"""Of all values together."""
+MAX_REMOVALS = 10_000
 BATCH_BYTES = 2**20
 """Bytes that are written together, unless one entry has more."""
 
@@ -18,113 +20,129 @@ BATCH_BYTES = 2**20
 class Missed(NamedTuple):
     """A write that is to be made good; an entry of None is a removal.
 
-    The lease's position says what the entry may be newer than.
+    The lease's position says what the entry may be newer than. Its token is GIVEN where what the
+    tier has is void, also if this entry is overtaken.
     """
 
     entry: Entry | None
     lease: Lease
     tries: int = 0
     """How often it could not be written alone while the tier answered."""
-    over: bool = False
-    """Did it take the place of something that waited here?"""
-
-    @property
-    def owes(self) -> bool:
-        """Is what the tier has void, also where this is not to be written any more?"""
-        return self.over or self.lease.token == GIVEN
 
 
 class Backlog:
     """Bounded, newest per slot. Until it is written it also stands over what the tier says."""
 
     def __init__(self) -> None:
-        self.slots: dict[str, Missed] = {}
+        self.values: dict[str, Missed] = {}
+        self.removals: dict[str, Missed] = {}
         self.cleared: object | None = None
-        """Stands for a clear that the tier has not been told of."""
-        self.tags: set[str] = set()
+        """Stands for a clear that the tier has not been told of; all else comes after it."""
+        self.tags: dict[str, object] = {}
+        """Tags that the tier has not been told of; each stands for when that was."""
         self.unchecked = False
         """May others have changed what waits here, unheard? Then it is no answer, until written."""
         self._bytes = 0
 
     def __bool__(self) -> bool:
-        return bool(self.slots) or self.cleared is not None or bool(self.tags)
+        return bool(self.values or self.removals or self.tags) or self.cleared is not None
 
     def put(self, missed: Missed) -> None:
         """Remember a write; of an entry larger than everything only that it is no longer."""
         slot = missed.lease.slot
-        if _size(missed) > MAX_BYTES:
-            missed = missed._replace(entry=None)
         self.drop([slot])
-        self.slots[slot] = missed
-        self._bytes += _size(missed)
-        while len(self.slots) > MAX_ENTRIES or self._bytes > MAX_BYTES:
-            self._shed()
+        if missed.entry is None or missed.entry.size > MAX_BYTES:
+            self._remove(missed)
+            return
+        self.values[slot] = missed
+        self._bytes += missed.entry.size
+        while len(self.values) > MAX_VALUES or self._bytes > MAX_BYTES:
+            self._give_up(next(iter(self.values.values())))
 
-    def _shed(self) -> None:
-        """Give up the oldest entry; a removal given up becomes a clear, as it must not be lost."""
-        slot, missed = next(iter(self.slots.items()))
-        if missed.entry is None:
+    def _remove(self, missed: Missed) -> None:
+        """A removal must not be lost: too many of them become a clear."""
+        self.removals[missed.lease.slot] = missed._replace(entry=None)
+        if len(self.removals) > MAX_REMOVALS:
+            self.removals.clear()
             self.cleared = object()
-        self.drop([slot])
 
     def drop(self, slots: Iterable[str]) -> None:
         """Forget about slots."""
         for slot in slots:
-            missed = self.slots.pop(slot, None)
-            self._bytes -= _size(missed) if missed is not None else 0
-        self.unchecked = self.unchecked and bool(self.slots)
+            self.removals.pop(slot, None)
+            missed = self.values.pop(slot, None)
+            if missed is not None and missed.entry is not None:
+                self._bytes -= missed.entry.size
+        self.unchecked = self.unchecked and bool(self.values)
 
-    def void(self, slots: Iterable[str]) -> dict[str, Missed]:
+    def void(self, slots: Iterable[str]) -> list[Missed]:
         """Nothing that waits for these slots is their value any more; gives the removals that are
         owed all the same, until `settle`.
         """
-        known = [slot for slot in slots if slot in self.slots]
-        for slot in known:
-            self._give_up(slot, self.slots[slot])
-        return {slot: self.slots[slot] for slot in known if slot in self.slots}
+        owed: list[Missed] = []
+        for slot in slots:
+            if slot in self.values:
+                self._give_up(self.values[slot])
+            if slot in self.removals:
+                owed.append(self.removals[slot])
+        return owed
 
-    def settle(self, owed: Iterable[Missed]) -> None:
-        """The tier has what makes these removals needless."""
-        self.drop([m.lease.slot for m in owed if self.slots.get(m.lease.slot) is m])
+    def void_all(self) -> list[Missed]:
+        """Like `void` for every slot."""
+        return self.void([*self.values, *self.removals])
 
-    def _give_up(self, slot: str, missed: Missed) -> None:
-        """Not to be written; a removal stays where the tier may have what is void."""
-        if missed.entry is not None:
-            self.drop([slot])
-            if missed.owes:
-                self.put(missed._replace(entry=None))
+    def settle(self, done: Iterable[Missed]) -> None:
+        """The tier has these, or what makes them needless."""
+        self.drop([m.lease.slot for m in done if self.waits(m)])
 
-    def clear(self, *, owed: bool) -> None:
-        """Everything is void; `owed` where the tier has not been told."""
-        self.slots.clear()
+    def waits(self, missed: Missed) -> bool:
+        """Is this still what waits for its slot?"""
+        waiting = self.removals if missed.entry is None else self.values
+        return waiting.get(missed.lease.slot) is missed
+
+    def _give_up(self, missed: Missed) -> None:
+        """A value is not to be written; a removal stays where the tier may have what is void."""
+        self.drop([missed.lease.slot])
+        if missed.lease.token == GIVEN:
+            self._remove(missed)
+
+    def clear(self) -> None:
+        """Everything is void, and the tier has not been told."""
+        self.drop([*self.values, *self.removals])
         self.tags.clear()
-        self._bytes = 0
-        self.cleared = object() if owed else None
+        self.cleared = object()
 
-    def invalidate(self, tags: Iterable[str], *, owed: bool) -> None:
+    def settle_clear(self, cleared: object) -> None:
+        """The tier has been told of this clear."""
+        if self.cleared is cleared:
+            self.cleared = None
+
+    def settle_tags(self, tags: Mapping[str, object]) -> None:
+        """The tier has been told of these."""
+        self.tags = {tag: when for tag, when in self.tags.items() if tags.get(tag) is not when}
+
+    def invalidate(self, tags: Iterable[str], *, owed: bool = False) -> None:
         """What carries one of the tags is void; `owed` where the tier has not been told."""
         gone = set(tags)
         if owed:
-            self.tags |= gone
-        for slot, missed in list(self.slots.items()):
-            if missed.entry is not None and not gone.isdisjoint(missed.entry.tags):
-                self._give_up(slot, missed)
+            self.tags |= dict.fromkeys(gone, object())
+        self.overtake(lambda entry, _: not gone.isdisjoint(entry.tags))
 
     def overtake(self, test: Callable[[Entry, str], bool]) -> None:
-        """Others changed something: entries for which `test` holds are not to be written.
+        """Something changed: entries for which `test` holds are not to be written.
 
         Where a caller gave one, nobody can say which is newer: then neither stays.
         """
-        for slot, missed in list(self.slots.items()):
+        for slot, missed in list(self.values.items()):
             if missed.entry is not None and test(missed.entry, slot):
-                self._give_up(slot, missed)
+                self._give_up(missed)
 
     def batch(self, count: int) -> list[Missed]:
-        """The oldest of what waits: so many at most, and not too large together."""
-        batch: list[Missed] = []
+        """The oldest of what waits, removals first: so many at most, not too large together."""
+        batch = list(islice(self.removals.values(), count))
         size = 0
-        for missed in islice(self.slots.values(), count):
-            size += _size(missed)
+        for missed in islice(self.values.values(), count - len(batch)):
+            size += missed.entry.size if missed.entry is not None else 0
             if batch and size > BATCH_BYTES:
                 break
             batch.append(missed)
@@ -132,13 +150,21 @@ class Backlog:
 
     # Over what the tier says
 
+    def __contains__(self, slot: str) -> bool:
+        """Does anything wait for this slot itself?"""
+        return slot in self.values or slot in self.removals
+
     def knows(self, slot: str) -> bool:
         """Is what the tier says about this slot void?"""
-        return self.cleared is not None or slot in self.slots
+        return self.cleared is not None or slot in self
+
+    def precedes(self, slot: str, entry: Entry) -> bool:
+        """Does something wait that, made good after this entry was written, would undo it?"""
+        return self.knows(slot) or not self.tags.keys().isdisjoint(entry.tags)
 
     def entry(self, slot: str) -> Entry | None:
         """What the tier should say about a slot."""
-        missed = self.slots.get(slot)
+        missed = self.values.get(slot)
         return missed.entry if missed is not None and not self.unchecked else None
 
     def voiding(self) -> Callable[[Entry], bool]:
@@ -146,7 +172,3 @@ class Backlog:
         gives may be from before an invalidation that is made good meanwhile."""
         tags = frozenset(self.tags)
         return lambda entry: not tags.isdisjoint(entry.tags)
-
-
-def _size(missed: Missed) -> int:
-    return missed.entry.size if missed.entry is not None else 0

@@ -88,7 +88,7 @@ class Guard:
     @property
     def waiting(self) -> int:
         """Writes that wait for the tier to return."""
-        return len(self._backlog.slots)
+        return len(self._backlog.values) + len(self._backlog.removals)
 
     # Reading
 
@@ -153,13 +153,13 @@ class Guard:
 
         `spent` are the seconds that the tier took of this call already.
         """
-        self._backlog.drop(entries)
-        try:
-            await self._attempt("set", self._writes, lambda: self.tier.set(entries), spent)
-        except _Out:
-            self._miss({slot: Missed(e, self.right(slot, GIVEN)) for slot, e in entries.items()})
-            return False
-        return True
+        # What waits comes first: made good later, it would undo this.
+        if not any(self._backlog.precedes(slot, entry) for slot, entry in entries.items()):
+            with suppress(_Out):
+                await self._attempt("set", self._writes, lambda: self.tier.set(entries), spent)
+                return True
+        self._miss([Missed(entry, self.right(slot, GIVEN)) for slot, entry in entries.items()])
+        return False
 
     async def fill(
         self,
@@ -170,19 +170,19 @@ class Guard:
     ) -> Sequence[bool | None]:
         """See `SharedTier.fill`; None where an entry waits for the tier to return, if it still
         `stands`: what was heard so far has not overtaken it."""
-        tier = self._shared()
-        owed = self._backlog.void([lease.slot for _, lease in entries])
-        try:
-            done = await self._attempt("fill", self._writes, lambda: tier.fill(entries), spent)
-        except _Out:
-            # A lease may be over by then; what the news said since it began counts as well.
-            good = [(e, lease._replace(token="")) for e, lease in entries if stands(lease.slot)]
-            waits = {m.slot: Missed(entry, m, over=m.slot in owed) for entry, m in good}
-            self._miss(waits)
-            return [None if lease.slot in waits else False for _, lease in entries]
-        new = [lease.slot for (_, lease), stored in zip(entries, done, strict=True) if stored]
-        self._backlog.settle([owed[slot] for slot in new if slot in owed])
-        return done
+        tier, precedes = self._shared(), self._backlog.precedes
+        if not any(precedes(lease.slot, entry) for entry, lease in entries):
+            with suppress(_Out):
+                return await self._attempt("fill", self._writes, lambda: tier.fill(entries), spent)
+        # A lease may be over by then; what the news said since it began counts as well.
+        good = [(entry, lease) for entry, lease in entries if stands(lease.slot)]
+        tokens = [GIVEN if precedes(lease.slot, entry) else "" for entry, lease in good]
+        self._miss(
+            Missed(entry, lease._replace(token=token))
+            for (entry, lease), token in zip(good, tokens, strict=True)
+        )
+        waits = {lease.slot for _, lease in good}
+        return [None if lease.slot in waits else False for _, lease in entries]
 
     def right(self, slot: str, token: str = "") -> Lease:
         """No lease, but a position: what may be stored unless news say otherwise."""
@@ -207,36 +207,39 @@ class Guard:
 
     async def delete(self, slots: Sequence[str]) -> builtins.set[str]:
         """See `Tier.delete`."""
-        self._backlog.drop(slots)
+        owed = self._backlog.void(slots)
         timeout = self._bulk if len(slots) > CATCH_UP else None  # its steps have the usual one
         try:
-            return await self._attempt(
+            gone = await self._attempt(
                 "delete", self._writes, lambda: self.tier.delete(slots), timeout=timeout
             )
         except _Out:
-            self._miss({slot: Missed(None, self.right(slot)) for slot in slots})
+            self._miss([Missed(None, self.right(slot)) for slot in slots])
             return set()
+        self._backlog.settle(owed)
+        return gone
 
     async def clear(self, namespace: str) -> int:
         """See `Tier.clear`."""
-        owed = self._backlog.cleared
-        self._backlog.clear(owed=owed is not None)
+        backlog = self._backlog
+        cleared, tags, owed = backlog.cleared, dict(backlog.tags), backlog.void_all()
         try:
             count = await self._attempt(
                 "clear", self._writes, lambda: self.tier.clear(namespace), timeout=self._bulk
             )
         except _Out:
-            self._backlog.clear(owed=True)
-            self._miss({})
+            backlog.clear()
+            self._start_recovery()
             return 0
-        if owed is not None:
-            self._backlog.cleared = None
+        backlog.settle(owed)
+        backlog.settle_tags(tags)
+        backlog.settle_clear(cleared)
         return count
 
     async def invalidate(self, namespace: str, tags: Iterable[str]) -> int:
         """See `Tier.invalidate`."""
         wanted = tuple(tags)
-        self._backlog.invalidate(wanted, owed=False)
+        self._backlog.invalidate(wanted)
         try:
             return await self._attempt(
                 "invalidate",
@@ -246,11 +249,11 @@ class Guard:
             )
         except _Out:
             self._backlog.invalidate(wanted, owed=True)
-            self._miss({})
+            self._start_recovery()
             return 0
 
-    def _miss(self, missed: Mapping[str, Missed]) -> None:
-        for item in missed.values():
+    def _miss(self, missed: Iterable[Missed]) -> None:
+        for item in missed:
             self._backlog.put(item)
         self._start_recovery()
 
@@ -265,7 +268,7 @@ class Guard:
             case "clear":
                 backlog.overtake(lambda *_: True)
             case "listening":
-                backlog.unchecked = bool(backlog.slots) and (backlog.unchecked or news.lost)
+                backlog.unchecked = bool(backlog.values) and (backlog.unchecked or news.lost)
                 self._hurry()
 
     # Attempts
@@ -411,26 +414,26 @@ class Guard:
         namespace = self._context.namespace
         if cleared := backlog.cleared:
             await self._write(lambda: self.tier.clear(namespace), self._bulk)
-            backlog.cleared = None if backlog.cleared is cleared else backlog.cleared
-        if tags := frozenset(backlog.tags):
-            await self._write(lambda: self.tier.invalidate(namespace, tags), self._bulk)
-            backlog.tags -= tags
+            backlog.settle_clear(cleared)
+        if tags := dict(backlog.tags):
+            await self._write(lambda: self.tier.invalidate(namespace, frozenset(tags)), self._bulk)
+            backlog.settle_tags(tags)
         missed = backlog.batch(self._at_once)
-        if gone := [m.lease.slot for m in missed if m.entry is None]:
-            await self._write(lambda: self.tier.delete(gone))
-            missed = [m for m in missed if backlog.slots.get(m.lease.slot) is m]  # by the news
+        if gone := [m for m in missed if m.entry is None]:
+            slots = [m.lease.slot for m in gone]
+            await self._write(lambda: self.tier.delete(slots))
+            backlog.settle(gone)
         now = self._context.clock()
-        live = [(m.entry, self._heard(m)) for m in missed if m.entry and m.entry.expires_at > now]
+        values = [m for m in missed if m.entry and backlog.waits(m)]  # the news may have come first
+        live = [(m.entry, self._heard(m)) for m in values if m.entry and m.entry.expires_at > now]
         if live:
             try:
                 await self._write(lambda: self._store(live))
             except _Out:
-                await self._suspect(missed)
+                await self._suspect(values)
                 raise
             self._at_once = min(2 * self._at_once, CATCH_UP)
-        for item in missed:
-            if backlog.slots.get(item.lease.slot) is item:  # nothing newer came in the meantime
-                backlog.drop([item.lease.slot])
+        backlog.settle(values)  # unless something newer came in the meantime
 
     def _heard(self, missed: Missed) -> Lease:
         """What was heard meanwhile has been heeded: only later news count.
@@ -453,7 +456,7 @@ class Guard:
             return
         await self._answers()
         [item] = missed
-        if self._backlog.slots.get(item.lease.slot) is item:
+        if self._backlog.waits(item):
             tries = item.tries + 1
             entry = None if tries >= TRIES else item.entry
             self._backlog.put(item._replace(entry=entry, tries=tries))
