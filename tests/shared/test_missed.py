@@ -12,6 +12,7 @@ from engine_tools import Gate, gives, quiet
 from together import peeked, team, wait_until
 
 from aiopromptcache import PromptCache
+from aiopromptcache.testing import VirtualClock
 
 pytestmark = pytest.mark.anyio
 
@@ -150,6 +151,18 @@ async def test_a_missed_write_that_is_given_up_leaves_no_older_value(url: str) -
         await made_good(leader)
         found = [await other.get(str(number)) for number in range(1_003)]
         assert found == [None] * 3 + ["after"] * 1_000
+
+
+async def test_a_missed_write_that_is_over_leaves_no_older_value(
+    url: str, clock: VirtualClock
+) -> None:
+    async with team(url, clock=clock) as [leader, other]:
+        await other.set(KEY, "before")
+        with lost(leader):
+            await leader.set(KEY, "after", ttl=10)
+            clock.advance(11)
+        await made_good(leader)
+        assert [await cache.get(KEY) for cache in (leader, other)] == [None, None]
 
 
 async def test_more_removals_than_may_wait_are_a_clear(url: str) -> None:
