@@ -171,11 +171,12 @@ end
 return #answers == 1 and answers[1] or answers  -- one alone is cheaper to read
 """)
 
-# KEYS: entry, lease [, log, index, sets of tags]. ARGV: "set", "fill" or "given", token (or,
-# where given, the writer whose news do not count; "": all do), since, record, milliseconds to live (0: for ever), name for the log, sealed name, writer, most entries
-# (0: any), how many older places, those (under keys that were rotated out, or others' newest), then
-# the names that the log may know this by (tags with a "t" before them). Gives 1
-# where stored, 0 where overtaken, 2 where stored and the log, elsewhere on a cluster, must say so.
+# KEYS: entry, lease [, log, index, sets of tags]. ARGV: "set", "fill" or "given", token (of "given"
+# the writer whose news do not count; "": all do), since, record, milliseconds to live (0: for
+# ever), name for the log, sealed name, writer, most entries (0: any), how many older places, those
+# (under keys that were rotated out, or others' newest), then the names that the log may know this
+# by (tags with a "t" before them). Gives 1 where stored, 0 where overtaken, 2 where stored and the
+# log, elsewhere on a cluster, must say so.
 # What was "given" and is overtaken leaves nobody's value: which of them is newer is not known.
 FILL = Script(
     _COMMON

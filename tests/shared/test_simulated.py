@@ -18,6 +18,8 @@ from aiopromptcache import MemoryTier, PromptCache
 RUNS = int(os.environ.get("AIOPROMPTCACHE_SIMULATIONS", "60"))
 SEED = int(os.environ.get("AIOPROMPTCACHE_SEED", "0"))
 AT_ONCE = 5
+PATIENCE = 60.0
+"""Virtual seconds until all must have ended: by far more than any lease or outage lasts."""
 PROCESSES = 3
 
 
@@ -46,8 +48,13 @@ async def play(seed: str, *, twins: bool = False) -> Model:
             tier.down_until = loop.time() + chance.uniform(0, 0.3)
 
     episodes = [Episode(f"{seed} {n}", f"e{n}", caches, model, kill) for n in range(AT_ONCE)]
-    await asyncio.gather(*[episode.run() for episode in episodes])
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*[episode.run() for episode in episodes])
+    await asyncio.sleep(PATIENCE)
     for cache in caches:
+        shared = cache._engine.storage.shared
+        assert shared is not None
+        assert not (shared._held or shared._spare), "a lease that nobody needs"
         await cache.aclose()
     return model
 

@@ -149,7 +149,7 @@ class Worker:
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         )
         worker = cls(process)
-        await wait_until("the start of a worker", lambda: worker.of("ready"), 30)
+        await wait_until("the start of a worker", lambda: worker.of("ready"), 90)
         return worker
 
     async def _read(self) -> None:
