@@ -254,13 +254,20 @@ async def test_without_a_partition_there_is_no_answer(
         assert upstream.calls == 0
 
 
-async def test_a_partition_may_refuse_with_an_http_error(client: AsyncOpenAI) -> None:
+@pytest.mark.parametrize(
+    ("detail", "body"),
+    [("who are you?", b"who are you?"), ({"code": 7}, b'{"detail":{"code":7}}')],
+)
+async def test_a_partition_may_refuse_with_an_http_error(
+    client: AsyncOpenAI, detail: Any, body: bytes
+) -> None:
     async def refuse(connection: Any) -> str:
-        raise HTTPException(401, "who are you?")
+        raise HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})
 
     async with serving(app_of(client, PromptCache(), partition=refuse)) as http:
         response = await http.get("/ask?q=1")
-        assert (response.status_code, response.text) == (401, "who are you?")
+        assert (response.status_code, response.content) == (401, body)
+        assert response.headers["www-authenticate"] == "Bearer"
 
 
 async def test_a_partition_joins_the_policys_own(
@@ -297,9 +304,14 @@ async def test_a_websocket_without_a_partition_is_not_accepted() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    middleware = PromptCacheMiddleware(app, PromptCache(), partition=tenant)
-    await middleware({"type": "websocket", "headers": []}, _never, send)
-    assert [message["type"] for message in sent] == ["websocket.close"]
+    def refuse(connection: Any) -> str:
+        raise HTTPException(403, "é" * 100)
+
+    for partition in (tenant, refuse):
+        middleware = PromptCacheMiddleware(app, PromptCache(), partition=partition)
+        await middleware({"type": "websocket", "headers": []}, _never, send)
+    assert [message["type"] for message in sent] == ["websocket.close"] * 2
+    assert [message["reason"] for message in sent] == ["no partition for this request", "é" * 61]
 
 
 async def test_a_websocket_calls_under_its_partition() -> None:
