@@ -253,11 +253,13 @@ def get_cache(connection: HTTPConnection) -> PromptCache:
     return found
 
 
-def wrapped(client: ClientT | Callable[[], ClientT]) -> Callable[[HTTPConnection], ClientT]:
+def wrapped(
+    client: ClientT | Callable[[], ClientT],
+) -> Callable[[HTTPConnection], Awaitable[ClientT]]:
     """A FastAPI dependency that gives `client`, wrapped by the request's cache.
 
-    `Annotated[AsyncOpenAI, Depends(wrapped(AsyncOpenAI))]`. A callable is called once, when it is
-    first needed.
+    `Client = Annotated[AsyncOpenAI, Depends(wrapped(AsyncOpenAI))]`, once for all handlers. A
+    callable is called once for each `wrapped`, when a client is first needed.
     """
     make: Any = once(client) if callable(client) else lambda: client
 
@@ -266,7 +268,8 @@ def wrapped(client: ClientT | Callable[[], ClientT]) -> Callable[[HTTPConnection
         made: ClientT = cache.wrap(make())
         return made
 
-    def dependency(connection: HTTPConnection) -> ClientT:
+    async def dependency(connection: HTTPConnection) -> ClientT:
+        # A plain function would be called in threads: slower, and in several at once.
         return of(get_cache(connection))
 
     return dependency

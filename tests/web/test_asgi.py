@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 import httpx
@@ -124,6 +125,30 @@ async def test_concurrent_requests_share_a_call(
 def _waiting(cache: PromptCache) -> int:
     flights = cache._engine.flights._flights.values()
     return sum(flight.waiting for same in flights for flight in same)
+
+
+async def test_a_crowd_has_one_client_made(client: AsyncOpenAI) -> None:
+    crowd, made = 5, 0
+    together = threading.Barrier(crowd)
+
+    def make() -> AsyncOpenAI:
+        nonlocal made
+        made += 1
+        with suppress(threading.BrokenBarrierError):
+            together.wait(0 if threading.current_thread() is threading.main_thread() else 10)
+        return client
+
+    app = FastAPI()
+    app.add_middleware(PromptCacheMiddleware, cache=PromptCache())
+    given: Any = Depends(wrapped(make))
+
+    @app.get("/")
+    async def same(client: AsyncOpenAI = given) -> int:
+        return id(client)
+
+    async with serving(app) as http:
+        told = await asyncio.gather(*[http.get("/") for _ in range(crowd)])
+        assert len({response.text for response in told}) == made == 1
 
 
 # What strangers may say
