@@ -49,7 +49,13 @@ async def serving(
             await response.write((text or "").encode())
         return response
 
-    app.add_routes([web.get(f"/{f.__name__}", f) for f in (ask, none, refused, stream)])
+    async def late(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write((await answer(cached, request.query["q"])).encode())
+        return response
+
+    app.add_routes([web.get(f"/{f.__name__}", f) for f in (ask, none, refused, stream, late)])
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -96,6 +102,15 @@ async def test_strangers_and_tenants(client: AsyncOpenAI, upstream: OpenAIServer
         assert (code, said) == (504, "aiopromptcache; fwd=miss")
         assert (await get(http, "/ask?q=1", **{**alone, "X_Tenant": "a"}))[0] == 200
         assert upstream.calls == 2
+
+
+async def test_a_begun_answer_breaks_off_where_there_is_nothing(client: AsyncOpenAI) -> None:
+    async with serving(client, PromptCache()) as http:
+        headers = {"Cache-Control": "only-if-cached"}
+        async with http.get("/late?q=1", headers=headers) as response:
+            assert response.status == 200
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.read()
 
 
 async def test_a_partition_may_refuse_with_an_http_error(client: AsyncOpenAI) -> None:
