@@ -44,6 +44,13 @@ def app_of(client: AsyncOpenAI, cache: PromptCache, **options: Any) -> FastAPI:
 
         return await cache.get_or_create("own", make)
 
+    @app.get("/looks")
+    async def looks(
+        q: str, cache: Annotated[PromptCache, Depends(get_cache)], client: AsyncOpenAI = given
+    ) -> str:
+        await cache.get("nowhere")
+        return await answer(client, q)
+
     @app.get("/none")
     async def none() -> str:
         return "nothing asked"
@@ -81,6 +88,7 @@ async def test_the_response_sums_up_its_calls(client: AsyncOpenAI) -> None:
             status(await http.get("/both?a=1&b=2"))
             == 'aiopromptcache; fwd=miss; stored; detail="1 hit, 1 miss"'
         )
+        assert status(await http.get("/looks?q=1")) == "aiopromptcache; hit"  # and no miss
         assert status(await http.get("/own")) == "aiopromptcache; fwd=miss; stored"
         assert status(await http.get("/own")) == "aiopromptcache; hit"
 
