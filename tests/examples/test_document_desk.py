@@ -316,6 +316,8 @@ async def test_a_request_that_is_none(desk: Visitor) -> None:
     assert await post(b"{", "application/json") == 400
     assert await post(b"\xff", "application/json") == 400
     assert await post(b"[]", "application/json") == 400
+    assert await post(b"[" * 100_000, "application/json") == 400
+    assert await post(b"{}", "application/json; charset=nope") == 400
     assert await desk.call("POST", "/documents/cat.md") == (
         405,
         {"error": "405: Method Not Allowed"},

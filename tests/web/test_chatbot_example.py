@@ -225,10 +225,15 @@ async def test_what_breaks_off_is_told_and_not_kept(upstream: OpenAIServer, valk
         assert await turns(http, 0) == []
 
 
-@pytest.mark.parametrize("text", ["", "  ", "x" * 2_001])
+@pytest.mark.parametrize("text", ["", "  ", "x" * 2_001, "\ud800"])
 async def test_odd_questions_are_refused(upstream: OpenAIServer, valkey: Server, text: str) -> None:
     async with workers(upstream, valkey, 1) as [http]:
-        assert (await http.post("/api/ask", json={"text": text})).status_code == 422
+        body = json.dumps({"text": text})
+        refused = await http.post(
+            "/api/ask", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert refused.status_code == 422
+        assert refused.json() == {"error": "A question has 1 to 2,000 characters."}
         assert upstream.calls == 0
 
 
