@@ -284,6 +284,25 @@ async def test_a_failure_is_told_kindly_and_can_be_tried_again(
     assert upstream.calls == 3
 
 
+async def test_nothing_is_tried_again_while_another_answer_is_written(
+    browser: Browser, url: str, upstream: OpenAIServer
+) -> None:
+    page = await opened(browser, url)
+    again = "document.querySelector('.failure button').checkVisibility()"
+    upstream.fail(503)
+    await ask(page, "The first one?")
+    await page.wait_for(again)
+    upstream.hold_after(4)
+    await ask(page)
+    await words(page, 3)
+    assert not await page.evaluate(again)
+    upstream.release()
+    await badges(page)
+    await page.click(".failure button")
+    assert await badges(page, 2) == ["Fresh", "Fresh"]
+    assert await page.texts(".question") == [QUESTION, "The first one?"]
+
+
 async def test_a_lost_connection_is_told(browser: Browser, url: str) -> None:
     page = await opened(browser, url)
     await page.offline()
