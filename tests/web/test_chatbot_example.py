@@ -324,6 +324,22 @@ async def test_one_command_runs_it_and_ends_it(command: list[str], anyio_backend
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
+async def test_an_answer_that_has_begun_is_ended_before_the_worker(anyio_backend: Any) -> None:
+    async with running(str(EXAMPLE), "--workers=1", REDIS_URL="") as (process, url, _):
+        async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+            await http.get("/")
+            asking = http.stream("POST", "/api/ask", json={"text": "How do I sleep well?"})
+            async with asking as response:
+                lines = response.aiter_lines()
+                said = [json.loads(await anext(lines))]
+                process.send_signal(signal.SIGTERM)
+                said += [json.loads(line) async for line in lines]
+        assert "".join(line.get("text", "") for line in said) == KNOWN["sleep"]
+        assert await process.wait() == 0
+        assert await process.stdout.read() == b""
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
 async def test_without_a_shared_store_there_is_one_worker_and_it_says_so(
     tmp_path: Path, anyio_backend: Any
 ) -> None:
