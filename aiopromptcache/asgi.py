@@ -41,6 +41,8 @@ _KEY = "aiopromptcache"
 """Where a request's scope holds its cache."""
 WATCH_AFTER = 0.05
 """Seconds that a request is handled before anybody looks whether its client is still there."""
+_BODIES = {"http.response.body", "http.response.pathsend", "http.response.zerocopysend"}
+"""Messages that may be the last of a response; some servers take a file's path for its bytes."""
 _REASON = 123
 """Bytes that a websocket's close frame holds beside its code."""
 _SHUT_DOWN = {
@@ -163,7 +165,7 @@ class _Watched:
         timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin, handling)
 
         async def told(message: Message) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
+            if message["type"] in _BODIES and not message.get("more_body", False):
                 self._end(timer)  # what the app does from now on, it does not do for this client
             await send(message)
 

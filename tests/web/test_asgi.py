@@ -424,8 +424,9 @@ async def turns(count: int = 20) -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize("last", ["http.response.body", "http.response.pathsend"])
 async def test_what_comes_after_the_response_is_not_cancelled(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
     monkeypatch.setattr(asgi, "WATCH_AFTER", 0)
     ended, watched, done = asyncio.Event(), asyncio.Event(), []
@@ -438,7 +439,7 @@ async def test_what_comes_after_the_response_is_not_cancelled(
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await watched.wait()
         await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body"})
+        await send({"type": last})
         ended.set()
         await turns()
         done.append(1)
