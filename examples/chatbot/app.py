@@ -76,7 +76,7 @@ def _user_in(connection: HTTPConnection) -> str | None:
     return found if USER.fullmatch(found) else None
 
 
-def history_of(request: Request) -> History:
+async def history_of(request: Request) -> History:
     """The history of the user who asks."""
     user = _user_in(request)
     if user is None:
