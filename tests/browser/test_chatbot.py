@@ -17,6 +17,13 @@ pytestmark = pytest.mark.anyio
 
 QUESTION = "Why is the sky blue, and what else is?"
 READY = "document.documentElement.dataset.ready === ''"
+HOLD_DELETE = """(() => {
+    const send = window.fetch, held = new Promise((go) => { window.release = go; });
+    window.fetch = async (url, options) => {
+        if (options?.method === "DELETE") await held;
+        return send(url, options);
+    };
+})()"""
 BADGES = "document.querySelectorAll('.badge:not([hidden])').length"
 
 
@@ -170,6 +177,24 @@ async def test_a_reload_keeps_the_history(browser: Browser, url: str) -> None:
     await page.reload()
     await page.wait_for(READY)
     assert await page.texts("article p") == []
+
+
+async def test_who_asks_at_once_in_a_new_chat_loses_nothing(
+    browser: Browser, url: str, upstream: OpenAIServer
+) -> None:
+    page = await opened(browser, url)
+    await ask(page)
+    await badges(page)
+    await page.evaluate(HOLD_DELETE)
+    await page.click("#clear")
+    await ask(page, "And now?")
+    await page.evaluate("release()")
+    assert await badges(page) == ["Fresh"]
+    assert await page.texts(".question") == ["And now?"]
+    assert [said["role"] for said in upstream.requests[-1].body["messages"]] == ["system", "user"]
+    await page.reload()
+    await page.wait_for(READY)
+    assert await page.texts(".question") == ["And now?"]
 
 
 async def test_private_answers_are_not_shared(
