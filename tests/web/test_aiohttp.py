@@ -113,6 +113,29 @@ async def test_a_begun_answer_breaks_off_where_there_is_nothing(client: AsyncOpe
                 await response.read()
 
 
+async def test_a_tenant_may_have_any_bytes_for_a_name(
+    client: AsyncOpenAI, upstream: OpenAIServer
+) -> None:
+    def tenant(request: web.Request) -> str:
+        return request.headers["X-Tenant"]
+
+    async with serving(client, PromptCache(), partition=tenant) as http:
+        for name in ("\xff", "\xfe", "\xff"):
+            reader, writer = await asyncio.open_connection(*_address(http))
+            head = f"GET /ask?q=1 HTTP/1.0\r\nHost: x\r\nX-Tenant: {name}\r\n\r\n"
+            writer.write(head.encode("latin-1"))
+            assert b" 200 OK" in await reader.readline()
+            await reader.read()
+            writer.close()
+        assert upstream.calls == 2
+
+
+def _address(http: aiohttp.ClientSession) -> tuple[str, int]:
+    url = http._base_url
+    assert url is not None
+    return str(url.host), int(url.port or 0)
+
+
 async def test_a_partition_may_refuse_with_an_http_error(client: AsyncOpenAI) -> None:
     async def refuse(request: web.Request) -> str:
         raise web.HTTPUnauthorized
