@@ -25,6 +25,7 @@ from ._prices import Price
 from ._refresh import Refreshes, replaces
 from ._relay import Relays
 from ._similar import Similar
+from ._sizes import Sizes
 from ._storage import Found, Storage
 from ._streams import Reader, read_live
 from .tiers._base import Lease, Tier
@@ -54,6 +55,7 @@ class Engine:
         self.relays = Relays(self.flights, self.storage.shared, clock)
         self.refreshes = Refreshes(self.flights, self.fly, self._refreshed, clock)
         self.batches = Batches(self)
+        self.sizes = Sizes(self.storage, self.ledger.timings)
         self.clock = clock
         self.stats = self.ledger.stats
         self.prefix = self.storage.prefix
@@ -428,12 +430,14 @@ class Engine:
         """End refreshes, let writes end, tell the hooks, close what the tiers made."""
         if self.watch is not None:
             await self.watch.aclose()
+        await self.sizes.aclose()
         await self.refreshes.aclose()
         if self.similar is not None:
             await self.similar.aclose()
         await self.flights.finish()
         await self.relays.aclose()
         await self.storage.aclose()
+        self.sizes.rest()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self.ledger.events.drain()

@@ -199,14 +199,19 @@ class Watch:
         self._told = counts
 
     async def look(self) -> None:
-        """Somebody looks: listen to the others, unless that was done just now."""
+        """Somebody looks: hear from the others and of the tiers, unless that was done just now."""
         self.begin()
+        both = self._begin_hearing(), self.engine.sizes.begin()
+        if tasks := [task for task in both if task is not None]:
+            await asyncio.wait(tasks)
+
+    def _begin_hearing(self) -> asyncio.Task[None] | None:
         loop = asyncio.get_running_loop()
         if self.guard is None or loop.time() - self._heard_at < FRESH_SECONDS:
-            return
+            return None
         if self._hearing is None or self._hearing.done():
             self._hearing = loop.create_task(self.hear(), name="aiopromptcache reports")
-        await asyncio.wait([self._hearing])
+        return self._hearing
 
     async def hear(self) -> None:
         """Listen to what other processes say."""

@@ -103,12 +103,11 @@ class Guard:
         return {slot: e for slot, e in [*found.items(), *asked.items()] if e and not void(e)}
 
     async def _get(self, slots: Sequence[str], spent: float) -> Mapping[str, Entry]:
-        try:
+        with suppress(_Out):
             return await self._attempt(
                 "get", self._reads, lambda: _entries(self.tier.get(slots)), spent
             )
-        except _Out:
-            return {}
+        return {}
 
     async def claim(
         self,
@@ -196,12 +195,14 @@ class Guard:
         """See `SharedTier.release`."""
         await self.quietly("release", lambda tier: tier.release(leases, shareable=shareable))
 
-    async def quietly(self, name: str, operation: Callable[[Any], Awaitable[T]]) -> T | None:
-        """What something else that the tier can do gives; None where the tier is out."""
-        try:
-            return await self._attempt(name, self._writes, lambda: operation(self.tier))
-        except _Out:
-            return None
+    async def quietly(
+        self, name: str, operation: Callable[[Any], Awaitable[T]], *, reads: bool = False
+    ) -> T | None:
+        """What else the tier can do gives, or None; what `reads` also if it takes no writes."""
+        breaker = self._reads if reads else self._writes
+        with suppress(_Out):
+            return await self._attempt(name, breaker, lambda: operation(self.tier))
+        return None
 
     # Removing
 
