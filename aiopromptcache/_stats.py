@@ -37,7 +37,7 @@ class Money:
     cost: float | None = None
     """Dollars, as far as prices are known; None where there are answers and none is known."""
     unpriced: int = 0
-    """Answers whose price is not known. They are not in `cost`."""
+    """Answers whose price is not known, as of a stream that was left. They are not in `cost`."""
 
     def add(self, usage: Usage | None, price: float | None) -> None:
         """Count one answer more."""
