@@ -110,6 +110,11 @@ class Flight(Generic[T]):
         """The result, once there is one."""
         return self._result
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What it ended with in place of a result."""
+        return self._error
+
     def land(self, result: T | None, error: BaseException | None = None) -> None:
         """Settle the outcome and wake everyone."""
         self.done = True

@@ -122,10 +122,14 @@ class _Current:
     ) -> None:
         contexts.detach(self._token)
         if error is not None:
-            self.error = _name_of(error)
-            self.span.set_attribute("error.type", self.error)
-            self.span.set_status(Status(StatusCode.ERROR))
+            self.failed(error)
         self.left()
+
+    def failed(self, error: BaseException) -> None:
+        """What it is a span of has ended with an error."""
+        self.error = _name_of(error)
+        self.span.set_attribute("error.type", self.error)
+        self.span.set_status(Status(StatusCode.ERROR))
 
     def left(self) -> None:
         """The `with` has ended."""
@@ -160,6 +164,8 @@ class WaitingSpan(_Current):
         def ended(landed: Landed | None, whole: bool) -> None:
             told(landed, whole)
             self._describe(status)
+            if whole and landed is None and reader.failure is not None:
+                self.failed(reader.failure)
             self._end()
 
         reader.on_end = ended

@@ -113,6 +113,21 @@ async def test_what_redis_holds_is_measured_by_the_page_that_shows_it(
             assert (shared["entries"], shared["estimated"]) == (50_000, True)
 
 
+async def test_a_page_of_a_closed_cache_shows_what_was_and_connects_no_more(url: str) -> None:
+    async with make_cache(url) as cache, serving(Dashboard(cache)) as http:
+        await cache.set("key", 1)
+        assert await cache.get("key") == 1
+        await state(http)
+        await cache.aclose()
+        for _ in range(2):
+            assert hits((await state(http))["counts"]) == 1
+        tier: Any = cache._engine.storage.remote[0].tier
+        assert tier._link._loop is None
+        assert await cache.get("key") == 1  # in use again, it is watched again
+        await state(http)
+        assert watch_of(cache)._loop is asyncio.get_running_loop()
+
+
 async def test_tokens_money_and_models_are_summed(url: str, upstream: OpenAIServer) -> None:
     async with make_cache(url) as first, make_cache(url) as second:
         share(second)
