@@ -148,12 +148,11 @@ class Answers:
 
     def _given_up(self, ask: Ask, call: Called, error: BaseException) -> None:
         """What nobody waits for any more, or broke off, may be billed: nobody says how much."""
-        if not isinstance(error, Exception):
-            self.ledger.spent_unknown(ask.endpoint, ask.model)
-            if _streams(ask):
-                self.tell("miss", ask, duration=call.took)
-        elif _streams(ask):
-            self.ledger.spent_unknown(ask.endpoint, ask.model)
+        answered, left = _streams(ask), not isinstance(error, Exception)
+        if answered or left:
+            self.ledger.spent_unknown(ask.endpoint, ask.model, answered=answered)
+        if answered and left:
+            self.tell("miss", ask, duration=call.took)
 
     @contextmanager
     def _failing(self, ask: Ask, call: Called) -> Iterator[None]:

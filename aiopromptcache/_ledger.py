@@ -28,6 +28,8 @@ class Ledger:
     ) -> None:
         if not isinstance(namespace, str) or not namespace:
             raise ConfigurationError(f"namespace={namespace!r}: expected a str that is not empty")
+        if namespace.encode("utf-8", "replace").decode() != namespace:
+            raise ConfigurationError(f"namespace={namespace!r}: expected Unicode text")
         if not callable(clock):
             raise ConfigurationError(f"clock={clock!r}: expected a callable that gives seconds")
         self.namespace = namespace
@@ -101,10 +103,12 @@ class Ledger:
             row = self.stats.of_model(entry.endpoint, entry.model)
             row.spent.add(entry.usage, self.prices.of(entry))
 
-    def spent_unknown(self, endpoint: str | None, model: str | None) -> None:
-        """An upstream call may be billed, and will never say how much."""
+    def spent_unknown(self, endpoint: str | None, model: str | None, *, answered: bool) -> None:
+        """An upstream call may be billed, and will never say how much; `answered`: had it begun to
+        answer?
+        """
         if endpoint is not None:
-            self.stats.of_model(endpoint, model).spent.add(None, None)
+            self.stats.of_model(endpoint, model, new=answered).spent.add(None, None)
 
     def paid(self, entry: Entry, *, stored: bool) -> None:
         """The caller whose upstream call it was has the answer."""

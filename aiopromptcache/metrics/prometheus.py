@@ -64,14 +64,15 @@ class PrometheusMetrics:
             raise ConfigurationError(f"registry={registry!r}: expected a CollectorRegistry")
         self._attached = Attached(caches)
         self._registry = registry
+        collector = _collectors.get(registry)
+        if collector is None:
+            collector = _Collector()
+            registry.register(collector)  # raises where somebody else has one of the names
+            _collectors[registry] = collector
+        collector.attached.append(self._attached)
         for engine in self._attached:
             engine.storage.time_local(_memory(engine).add)
             engine.sizes.attend()
-        collector = _collectors.get(registry)
-        if collector is None:
-            collector = _collectors[registry] = _Collector()
-            registry.register(collector)
-        collector.attached.append(self._attached)
 
     def close(self) -> None:
         """Detach the caches. A second time does nothing."""
