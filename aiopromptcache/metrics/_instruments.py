@@ -12,6 +12,7 @@ from opentelemetry.metrics import (
     Meter,
     MeterProvider,
     Observation,
+    get_meter_provider,
 )
 
 from .._entry import MOST
@@ -114,10 +115,18 @@ def _attributes(names: tuple[str, ...], labels: tuple[str, ...]) -> dict[str, st
 
 
 _known: WeakKeyDictionary[MeterProvider, Instruments] = WeakKeyDictionary()
+_first_global: list[MeterProvider] = []
 
 
 def instruments_of(provider: MeterProvider) -> Instruments:
     """A provider has each instrument once, however many caches are attached."""
+    if provider is get_meter_provider():
+        # Before the app sets its own this is one that stands for it: they are the same. Of two
+        # instruments with one name the SDK would heed the first, and say nothing.
+        if not _first_global:
+            _first_global.append(provider)
+        if (early := _known.get(_first_global[0])) is not None:
+            return _known.setdefault(provider, early)
     found = _known.get(provider)
     if found is None:
         found = _known[provider] = Instruments(provider.get_meter("aiopromptcache"))
