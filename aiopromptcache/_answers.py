@@ -192,10 +192,14 @@ class Answers:
         """
         self.ledger.count_bypass(ask.endpoint)
         call = Called(self.clock)
-        with self._failing(ask, call), self.calling(ask, None, call):
-            reply = await load()
-            entry = billed(reply)
-            entry.cost = call.done((entry,))
+        try:
+            with self._failing(ask, call), self.calling(ask, None, call):
+                reply = await load()
+                entry = billed(reply)
+                entry.cost = call.done((entry,))
+        except BaseException as error:
+            self._given_up(ask, call, error)
+            raise
         self.ledger.spent(entry)
         self.ledger.paid(entry, stored=False)
         self.tell("bypass", ask, entry=entry, size=None)

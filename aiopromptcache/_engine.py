@@ -299,6 +299,7 @@ class Engine:
             self.ledger.count_request(ask.endpoint, leader=True)
             raise asyncio.CancelledError from None
         except BaseException as error:
+            flight.unled = True
             if isinstance(error, Exception) and (answer := await self.rescue(ask, error)):
                 return answer
             self.ledger.count_request(ask.endpoint, leader=True)
@@ -381,6 +382,8 @@ class Engine:
             self.answers.tell("store", ask, entry=loaded.entry)
             if self.similar is not None:
                 self.similar.learn(ask, loaded.entry)
+        if flight.unled and ask.live is None:  # else who leads it tells that, or the stream's end
+            self.answers.tell("miss", ask, entry=loaded.entry)
         return Landed(loaded.entry, None, stored, loaded.extra)
 
     async def _begin(self, flight: Flight[Landed], ask: Ask) -> tuple[Found | None, Lease | None]:

@@ -164,3 +164,41 @@ async def test_so_is_a_call_whose_only_caller_is_cancelled(
         server.release()
         stats = cache.stats
     assert (stats.upstream_calls, stats.cost_spent, stats.spent.unpriced) == (1, None, 1)
+
+
+async def test_a_call_whose_first_caller_is_cancelled_is_told_as_paid_for_once(
+    server: OpenAIServer, connect: Connect
+) -> None:
+    events: list[CacheEvent] = []
+    async with PromptCache(hooks=[events.append], prices=PRICES) as cache:
+        create = cache.wrap(connect()).chat.completions.create
+        server.hold()
+        first = asyncio.create_task(create(**asked()))
+        await server.wait_active(1)
+        others = [asyncio.create_task(create(**asked())) for _ in range(2)]
+        [flight] = [flight for found in cache._engine.flights._flights.values() for flight in found]
+        await until(lambda: flight.waiting == 3)
+        first.cancel()
+        await asyncio.wait([first])
+        server.release()
+        await asyncio.gather(*others)
+        stats = cache.stats
+    kinds = sorted(event.kind for event in events)
+    assert kinds == ["collapsed", "collapsed", "miss", "store"]
+    assert stats.cost_spent is not None
+    assert paid(events) == stats.cost_spent
+    assert (server.calls, stats.misses, stats.spent.unpriced) == (1, 1, 0)
+
+
+async def test_a_call_that_may_not_be_cached_and_is_cancelled_is_in_no_sum(
+    server: OpenAIServer, connect: Connect
+) -> None:
+    async with PromptCache(prices=PRICES) as cache:
+        server.hold()
+        create = cache.wrap(connect()).chat.completions.create
+        call = asyncio.create_task(create(**asked(store=True)))
+        await server.wait_active(1)
+        call.cancel()
+        await asyncio.wait([call])
+        server.release()
+        assert (cache.stats.bypassed, cache.stats.spent.unpriced) == (1, 1)
