@@ -148,7 +148,7 @@ async def test_a_tier_that_is_out_gives_nothing_and_no_scrape_waits(
     async with (
         TCPProxy("127.0.0.1", valkey.port) as proxy,
         PromptCache(
-            MemoryTier(), RedisTier(f"redis://127.0.0.1:{proxy.port}/0", timeout=0.05)
+            MemoryTier(), RedisTier(f"redis://127.0.0.1:{proxy.port}/0", timeout=0.2)
         ) as cache,
     ):
         with PrometheusMetrics(cache, registry=registry):
