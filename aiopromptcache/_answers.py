@@ -56,6 +56,11 @@ class Called:
         return took
 
 
+def _streams(ask: Ask) -> bool:
+    """Has what a caller waits for begun to come? The miss is told at its end, with its price."""
+    return ask.live is not None and ask.live.opened and not ask.background
+
+
 class Answers:
     """Counts and describes the answers of one cache."""
 
@@ -103,8 +108,6 @@ class Answers:
         """One caller's share of an answer that is still coming; its status is final at the end."""
         leader = reader.leader
         self.ledger.count_request(ask.endpoint, leader=leader)
-        if leader:
-            self.tell("miss", ask)
         fwd = "request" if ask.policy.no_cache else ask.fwd if leader else "miss"
         status = LiveStatus((ask.key, False, None, None, None, fwd, not leader, False))
 
@@ -130,17 +133,36 @@ class Answers:
         """What one upstream call gives; counted, timed, billed."""
         call = Called(self.clock)
         try:
-            with self.calling(ask, flight, call):
+            with self._failing(ask, call), self.calling(ask, flight, call):
                 loaded = await load()
                 took = call.done(loaded.brought)
-        except Exception as error:
-            self.stats.erred("upstream", ask.endpoint or OWN, error)
-            self.tell("error", ask, error=error, duration=call.took)
+        except BaseException as error:
+            self._given_up(ask, call, error)
             raise
         for entry in loaded.brought:
             entry.cost = took
             self.ledger.spent(entry)
+        if _streams(ask):
+            self.tell("miss", ask, entry=loaded.brought[0])
         return loaded
+
+    def _given_up(self, ask: Ask, call: Called, error: BaseException) -> None:
+        """What nobody waits for any more, or broke off, may be billed: nobody says how much."""
+        answered, left = _streams(ask), not isinstance(error, Exception)
+        if answered or left:
+            self.ledger.spent_unknown(ask.endpoint, ask.model, answered=answered)
+        if answered and left:
+            self.tell("miss", ask, duration=call.took)
+
+    @contextmanager
+    def _failing(self, ask: Ask, call: Called) -> Iterator[None]:
+        """Count and tell what the call inside raises."""
+        try:
+            yield
+        except Exception as error:
+            self.stats.erred("upstream", ask.endpoint or OWN, error)
+            self.tell("error", ask, error=error, duration=call.took)
+            raise
 
     @contextmanager
     def calling(self, ask: Ask, flight: Flight[Any] | None, call: Called) -> Iterator[None]:
@@ -162,11 +184,26 @@ class Answers:
         finally:
             ledger.timings.took("upstream", (endpoint, outcome), call.took)
 
-    async def bypassed(self, ask: Ask, load: Callable[[], Awaitable[T]]) -> T:
-        """What an upstream call gives that may not be cached."""
+    async def bypassed(
+        self, ask: Ask, load: Callable[[], Awaitable[T]], billed: Callable[[T], Entry]
+    ) -> T:
+        """What an upstream call gives that may not be cached; `billed`: what is known of its price,
+        which is not stored.
+        """
         self.ledger.count_bypass(ask.endpoint)
-        with self.calling(ask, None, Called(self.clock)):
-            return await load()
+        call = Called(self.clock)
+        try:
+            with self._failing(ask, call), self.calling(ask, None, call):
+                reply = await load()
+                entry = billed(reply)
+                entry.cost = call.done((entry,))
+        except BaseException as error:
+            self._given_up(ask, call, error)
+            raise
+        self.ledger.spent(entry)
+        self.ledger.paid(entry, stored=False)
+        self.tell("bypass", ask, entry=entry, size=None)
+        return reply
 
     async def waited(self, ask: Ask, work: Callable[[Ask], Awaitable[AnswerT]]) -> AnswerT:
         """The answer that `work` gives, for which its caller waits: timed and shown.

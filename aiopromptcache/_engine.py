@@ -25,6 +25,7 @@ from ._prices import Price
 from ._refresh import Refreshes, replaces
 from ._relay import Relays
 from ._similar import Similar
+from ._sizes import Sizes
 from ._storage import Found, Storage
 from ._streams import Reader, read_live
 from .tiers._base import Lease, Tier
@@ -54,6 +55,7 @@ class Engine:
         self.relays = Relays(self.flights, self.storage.shared, clock)
         self.refreshes = Refreshes(self.flights, self.fly, self._refreshed, clock)
         self.batches = Batches(self)
+        self.sizes = Sizes(self.storage, self.ledger.timings)
         self.clock = clock
         self.stats = self.ledger.stats
         self.prefix = self.storage.prefix
@@ -297,6 +299,7 @@ class Engine:
             self.ledger.count_request(ask.endpoint, leader=True)
             raise asyncio.CancelledError from None
         except BaseException as error:
+            flight.unled = True
             if isinstance(error, Exception) and (answer := await self.rescue(ask, error)):
                 return answer
             self.ledger.count_request(ask.endpoint, leader=True)
@@ -379,6 +382,8 @@ class Engine:
             self.answers.tell("store", ask, entry=loaded.entry)
             if self.similar is not None:
                 self.similar.learn(ask, loaded.entry)
+        if flight.unled and ask.live is None:  # else who leads it tells that, or the stream's end
+            self.answers.tell("miss", ask, entry=loaded.entry)
         return Landed(loaded.entry, None, stored, loaded.extra)
 
     async def _begin(self, flight: Flight[Landed], ask: Ask) -> tuple[Found | None, Lease | None]:
@@ -428,12 +433,14 @@ class Engine:
         """End refreshes, let writes end, tell the hooks, close what the tiers made."""
         if self.watch is not None:
             await self.watch.aclose()
+        await self.sizes.aclose()
         await self.refreshes.aclose()
         if self.similar is not None:
             await self.similar.aclose()
         await self.flights.finish()
         await self.relays.aclose()
         await self.storage.aclose()
+        self.sizes.rest()
         with suppress(TimeoutError):
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self.ledger.events.drain()

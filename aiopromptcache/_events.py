@@ -18,13 +18,17 @@ logger = logging.getLogger("aiopromptcache")
 
 EventKind = Literal[
     "hit", "miss", "store", "collapsed", "stale", "refresh", "similar",
-    "evict", "expire", "invalidate", "error", "breaker",
+    "evict", "expire", "invalidate", "error", "breaker", "bypass",
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CacheEvent:
-    """One thing that happened. Fields that do not apply to its kind are None."""
+    """One thing that happened. Fields that do not apply to its kind are None.
+
+    What was paid for is in "miss" (of a stream when it has ended), "refresh" and "bypass" (a call
+    that may not be cached), each once.
+    """
 
     kind: EventKind
     namespace: str

@@ -54,6 +54,7 @@ class Flight(Generic[T]):
         "tags",
         "task",
         "trace",
+        "unled",
     )
 
     def __init__(
@@ -81,6 +82,8 @@ class Flight(Generic[T]):
         """What an observer tells others of its upstream call."""
         self.home: object = None
         """The flights that this is one of."""
+        self.unled = False
+        """Has the caller left that it was started for?"""
         self.parent: Flight[Any] | None = None
         """Whose work started this one."""
         self.awaits: list[Flight[Any]] = []
@@ -109,6 +112,11 @@ class Flight(Generic[T]):
     def landed(self) -> T | None:
         """The result, once there is one."""
         return self._result
+
+    @property
+    def failure(self) -> BaseException | None:
+        """What it ended with in place of a result."""
+        return self._error
 
     def land(self, result: T | None, error: BaseException | None = None) -> None:
         """Settle the outcome and wake everyone."""

@@ -28,6 +28,8 @@ class Ledger:
     ) -> None:
         if not isinstance(namespace, str) or not namespace:
             raise ConfigurationError(f"namespace={namespace!r}: expected a str that is not empty")
+        if namespace.encode("utf-8", "replace").decode() != namespace:
+            raise ConfigurationError(f"namespace={namespace!r}: expected Unicode text")
         if not callable(clock):
             raise ConfigurationError(f"clock={clock!r}: expected a callable that gives seconds")
         self.namespace = namespace
@@ -101,6 +103,13 @@ class Ledger:
             row = self.stats.of_model(entry.endpoint, entry.model)
             row.spent.add(entry.usage, self.prices.of(entry))
 
+    def spent_unknown(self, endpoint: str | None, model: str | None, *, answered: bool) -> None:
+        """An upstream call may be billed, and will never say how much; `answered`: had it begun to
+        answer?
+        """
+        if endpoint is not None:
+            self.stats.of_model(endpoint, model, new=answered).spent.add(None, None)
+
     def paid(self, entry: Entry, *, stored: bool) -> None:
         """The caller whose upstream call it was has the answer."""
         note_paid(stored=stored, usage=entry.usage, cost=self.prices.of(entry))
@@ -123,7 +132,6 @@ class Ledger:
     def count_bypass(self, endpoint: str | None) -> None:
         """Count a call that may not be cached."""
         note_bypass()
-        note_paid(stored=False, usage=None, cost=None)
         self.stats.outcomes[endpoint or OWN, "bypass", ""] += 1
 
     def waited(self, endpoint: str | None, outcome: str, seconds: float) -> None:

@@ -37,7 +37,7 @@ class Money:
     cost: float | None = None
     """Dollars, as far as prices are known; None where there are answers and none is known."""
     unpriced: int = 0
-    """Answers whose price is not known. They are not in `cost`."""
+    """Answers whose price is not known, as of a stream that was left. They are not in `cost`."""
 
     def add(self, usage: Usage | None, price: float | None) -> None:
         """Count one answer more."""
@@ -70,6 +70,13 @@ class ModelStats:
 
 MODELS = 500
 """Models that are counted each by its own name; the others together, as "other"."""
+LONGEST_NAME = 200
+"""Characters of a model's name that are told: callers may name anything."""
+
+
+def told_name(name: str) -> str:
+    """A name that others gave, as all can be told that take Unicode, and none too long."""
+    return name[:LONGEST_NAME].encode("utf-8", "replace").decode()
 
 
 class Estimate(Protocol):
@@ -200,14 +207,15 @@ class Stats:
         name = "unknown" if error is None else type(error).__name__
         self.recent_errors.append(RecentError(time.time(), kind, where, name))
 
-    def of_model(self, endpoint: str, model: str | None) -> ModelStats:
-        """The counters of one model at one endpoint, to be counted on."""
-        key = endpoint, model or "unknown"
-        found = self.by_model.get(key)
+    def of_model(self, endpoint: str, model: str | None, *, new: bool = True) -> ModelStats:
+        """The counters of one model at one endpoint, to be counted on.
+
+        Not `new`: one that nothing is known of, and may be no model, is counted as "other".
+        """
+        found = self.by_model.get((endpoint, model or "unknown"))
         if found is None:
-            if len(self.by_model) >= MODELS:
-                key = endpoint, "other"
-            found = self.by_model.setdefault(key, ModelStats(*key))
+            name = told_name(model or "unknown") if new and len(self.by_model) < MODELS else "other"
+            found = self.by_model.setdefault((endpoint, name), ModelStats(endpoint, name))
         return found
 
     @property

@@ -175,6 +175,11 @@ class Reader:
         """How many items were read."""
         return self._cursor.position
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What the stream broke off with, if it did."""
+        return self._flight.failure
+
     async def opened(self, timeout: float | None) -> bool:
         """Wait until the stream begins; False where the flight ends without one."""
         self.patience = timeout

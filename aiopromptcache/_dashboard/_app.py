@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from contextlib import suppress
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -66,7 +66,7 @@ class Dashboard:
         if not caches:
             raise ConfigurationError("Dashboard(): expected at least one PromptCache")
         self._watches = [_watched(cache) for cache in caches]
-        self._names = [plain(cache.namespace) for cache in caches]
+        self._names = _names(caches)
         for watch in self._watches:
             watch.hears = True
         page = files(__name__.rpartition(".")[0]) / "page"
@@ -138,12 +138,26 @@ def _watched(cache: object) -> Watch:
 
 
 def _route(scope: Scope) -> str:
-    """The path below where the app is mounted; servers give it with that, older ones without."""
+    """The path below where the app is mounted; servers give it with that, older ones without.
+
+    Behind a proxy that strips a prefix, Starlette's paths are without what `root_path` begins with.
+    """
     path: str = scope["path"]
-    root: str = scope.get("root_path", "").rstrip("/")
-    if root and (path == root or path.startswith(root + "/")):
-        return path[len(root) :]
+    whole: str = scope.get("root_path", "").rstrip("/")
+    for root in (whole, whole.removeprefix(scope.get("app_root_path", "").rstrip("/"))):
+        if root and (path == root or path.startswith(root + "/")):
+            return path[len(root) :]
     return path
+
+
+def _names(caches: Sequence[PromptCache]) -> list[str]:
+    """What each cache is called: its namespace, with a number where another has the same."""
+    names: list[str] = []
+    for cache in caches:
+        name = plain(cache.namespace)
+        count = sum(plain(other.namespace) == name for other in caches[: len(names)])
+        names.append(f"{name} ({count + 1})" if count else name)
+    return names
 
 
 def _ok(kind: str, body: bytes) -> Response:

@@ -29,6 +29,15 @@ def plain(text: str, limit: int = 80) -> str:
     return "".join(character if character.isprintable() else "?" for character in whole)
 
 
+MOST = 10**15
+"""No count is larger: upstreams may say anything of usage, and its sum be more than JSON has."""
+
+
+def bounded(count: float) -> float:
+    """A count as it is told."""
+    return min(count, MOST)
+
+
 def reading(ledger: Ledger, looks: Histogram, local: str) -> Reading:
     """What a cache has counted so far; `looks` are those into its local tier."""
     found: Reading = {}
@@ -59,7 +68,7 @@ def _count_calls(found: Reading, stats: Stats) -> None:
         _add(found, f"tokens_{name}", money.tokens.total)
         _add(found, f"unpriced_{name}", money.unpriced)
         if money.cost is not None:
-            found[f"cost_{name}"] = money.cost  # 0 is not the same as unknown
+            found[f"cost_{name}"] = bounded(money.cost)  # 0 is not the same as unknown
 
 
 def _add_histogram(found: Reading, name: str, histogram: Histogram) -> None:
@@ -69,7 +78,7 @@ def _add_histogram(found: Reading, name: str, histogram: Histogram) -> None:
 
 def _add(found: Reading, name: str, count: float) -> None:
     if count:
-        found[name] = found.get(name, 0) + count
+        found[name] = bounded(found.get(name, 0) + count)
 
 
 def _part(tier: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from ._readings import Reading, plain
+from ._readings import MOST, Reading, bounded, plain
 
 if TYPE_CHECKING:
     from .._engine import Engine
@@ -24,7 +24,7 @@ ERRORS = 20
 RECENT = 24
 """Samples of the last two minutes, for those who look now and then."""
 
-_Count = Annotated[int | float, Field(ge=0, le=1e15)]
+_Count = Annotated[int | float, Field(ge=0, le=MOST)]
 _Time = Annotated[float, Field(ge=0, le=1e11)]
 _Text = Annotated[str, Field(max_length=100)]
 _Name = Annotated[
@@ -165,10 +165,10 @@ def _models(engine: Engine) -> list[ModelRow]:
         ModelRow(
             endpoint=plain(row.endpoint),
             model=plain(row.model),
-            saved_tokens=row.saved.tokens.total,
-            spent_tokens=row.spent.tokens.total,
-            saved_cost=row.saved.cost,
-            spent_cost=row.spent.cost,
+            saved_tokens=bounded(row.saved.tokens.total),
+            spent_tokens=bounded(row.spent.tokens.total),
+            saved_cost=None if row.saved.cost is None else bounded(row.saved.cost),
+            spent_cost=None if row.spent.cost is None else bounded(row.spent.cost),
             unpriced=row.saved.unpriced + row.spent.unpriced,
         )
         for row in tuple(engine.stats.by_model.values())

@@ -8,9 +8,10 @@ from typing import Any
 
 import orjson
 
+from .._sizes import Sizes
 from .._timings import BOUNDS
 from ._history import SPANS
-from ._readings import total
+from ._readings import plain, total
 from ._report import Report, errors_of, largest, similar_of, tiers_of
 from ._watch import Watch
 
@@ -44,7 +45,7 @@ async def view(
         "span": span,
         "step": SPANS[span],
         "points": _history(watch, process).points(span, now, _whole(wanted, "since", 0)),
-        **_state(chosen),
+        **_state(chosen, watch.engine.sizes),
     }
     return orjson.dumps(state)
 
@@ -69,11 +70,22 @@ def _process(name: str, report: Report, watch: Watch) -> dict[str, Any]:
     }
 
 
-def _state(reports: list[Report]) -> dict[str, Any]:
+def _measured(tiers: list[dict[str, Any]], sizes: Sizes) -> list[dict[str, Any]]:
+    """What processes share is measured by this one, and not told by each."""
+    rows = {row["name"]: row for row in tiers if not row["local"]}
+    for size in sizes.look():
+        if (row := rows.get(plain(size.tier))) is not None:
+            row["entries"] = row.get("entries", 0) + size.held.entries
+            row["bytes"] = row.get("bytes", 0) + size.held.bytes
+            row["estimated"] = row.get("estimated", False) or not size.held.exact
+    return tiers
+
+
+def _state(reports: list[Report], sizes: Sizes) -> dict[str, Any]:
     similar = similar_of(reports)
     return {
         "counts": total(report.counts for report in reports),
-        "tiers": tiers_of(reports),
+        "tiers": _measured(tiers_of(reports), sizes),
         "models": [row.model_dump() for row in largest(r for one in reports for r in one.models)],
         "errors": [error.model_dump() for error in errors_of(reports)],
         "similar": None if similar is None else similar.model_dump(),

@@ -78,6 +78,7 @@ class Watch:
         self._sampled = self._read()
         self._told: Reading | None = None
         self._told_at = self._heard_at = float("-inf")
+        self._closed = False
         self.started = engine.clock()
         engine.storage.time_local(self._looks.add, every=EVERY)
         self.arm()
@@ -113,6 +114,7 @@ class Watch:
     def begin(self) -> None:
         """Sample from now on, in the running loop."""
         loop = asyncio.get_running_loop()
+        self._closed = False
         if self._loop is loop:
             return
         if self._disarm is not None:
@@ -140,6 +142,7 @@ class Watch:
     async def aclose(self) -> None:
         """End until `begin`, or until the cache is used after `arm`; say good-bye to others."""
         loop = asyncio.get_running_loop()
+        self._closed = True
         if self._loop is not loop:
             return
         if self._timer is not None:
@@ -199,14 +202,24 @@ class Watch:
         self._told = counts
 
     async def look(self) -> None:
-        """Somebody looks: listen to the others, unless that was done just now."""
+        """Somebody looks: hear from the others and of the tiers, unless that was done just now.
+
+        Of a cache that is closed what was known is all: its connections are not opened again.
+        """
+        if self._closed:
+            return
         self.begin()
+        both = self._begin_hearing(), self.engine.sizes.begin()
+        if tasks := [task for task in both if task is not None]:
+            await asyncio.wait(tasks)
+
+    def _begin_hearing(self) -> asyncio.Task[None] | None:
         loop = asyncio.get_running_loop()
         if self.guard is None or loop.time() - self._heard_at < FRESH_SECONDS:
-            return
+            return None
         if self._hearing is None or self._hearing.done():
             self._hearing = loop.create_task(self.hear(), name="aiopromptcache reports")
-        await asyncio.wait([self._hearing])
+        return self._hearing
 
     async def hear(self) -> None:
         """Listen to what other processes say."""

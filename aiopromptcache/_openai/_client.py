@@ -27,6 +27,7 @@ from .._flights import OutOfPatience
 from .._policy import Policy, Request
 from .._status import CacheStatus, LiveStatus, mark
 from .._streams import Live
+from ._billed import billed
 from ._binding import RAW_HEADER, Binding, Call, given, snapshot, without_directives
 from ._embeddings import Assembled, Gathering, Items, Whole, split
 from ._endpoints import BY_PATH, ENDPOINTS, Endpoint
@@ -141,7 +142,10 @@ class _Call:
         body: Any = self._options.json_data or {}
         model = body["model"] if isinstance(body.get("model"), str) else None
         ask = Ask(key="", slot="", policy=policy, endpoint=self._endpoint.name, model=model)
-        reply = await self._engine.answers.bypassed(ask, self._ask_upstream)
+        unread = self._stream or self._raw == "stream"
+        reply = await self._engine.answers.bypassed(
+            ask, self._ask_upstream, lambda reply: billed(ask, None if unread else reply.response)
+        )
         return await self._deliver(reply, ("", *_MISS[:4], "bypass"))
 
     async def _ask_upstream(self, options: FinalRequestOptions | None = None) -> Reply:

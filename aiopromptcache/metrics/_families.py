@@ -5,17 +5,23 @@ No prompt, key or partition is a label. Models are, and there are as many as `St
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from .._engine import Engine
 from .._stats import ModelStats, Money
 from .._timings import LABELS, Histogram, What
-from ..tiers._base import HeldTier, Tier
 
-Sample = tuple[tuple[str, ...], float]
-"""The values of a family's labels, and the number."""
 Unit = Literal["", "bytes", "dollars", "ratio"]
+
+
+class Sample(NamedTuple):
+    """A number of one cache."""
+
+    labels: tuple[str, ...]
+    number: float
+    of: Hashable = None
+    """What several caches of a namespace may share: it counts once."""
 
 
 class Family(NamedTuple):
@@ -27,15 +33,20 @@ class Family(NamedTuple):
     labels: tuple[str, ...]
     read: Callable[[Engine], Iterable[Sample]]
     unit: Unit = ""
+    worst: bool = False
+    """Of several caches the largest number counts, and not the sum."""
 
     def of(self, engines: Iterable[Engine]) -> dict[tuple[str, ...], float]:
         """The numbers by namespace and labels. Caches of one namespace count as one."""
         found: dict[tuple[str, ...], float] = {}
+        counted: set[Hashable] = set()
         for engine in engines:
-            for labels, number in self.read(engine):
+            for labels, number, of in self.read(engine):
                 key = engine.ledger.namespace, *labels
-                known = found.get(key, 0.0)
-                found[key] = max(known, number) if self.unit == "ratio" else known + number
+                if of is None or (key, of) not in counted:
+                    counted.add((key, of))
+                    known = found.get(key, 0.0)
+                    found[key] = max(known, number) if self.worst else known + number
         return found
 
 
@@ -65,20 +76,20 @@ class Duration(NamedTuple):
 
 
 def _stat(name: str) -> Callable[[Engine], Iterable[Sample]]:
-    return lambda engine: [((), getattr(engine.stats, name))]
+    return lambda engine: [Sample((), getattr(engine.stats, name))]
 
 
 def _similar(name: str) -> Callable[[Engine], Iterable[Sample]]:
     def read(engine: Engine) -> Iterator[Sample]:
         number = getattr(engine.stats, name)
         if engine.stats.similarity is not None and number is not None:
-            yield (), number
+            yield Sample((), number)
 
     return read
 
 
 def _by_endpoint(counts: Callable[[Engine], dict[str, int]]) -> Callable[[Engine], list[Sample]]:
-    return lambda engine: [((name,), count) for name, count in dict(counts(engine)).items()]
+    return lambda engine: [Sample((name,), count) for name, count in dict(counts(engine)).items()]
 
 
 def _models(engine: Engine) -> list[ModelStats]:
@@ -89,8 +100,8 @@ def _tokens(part: Callable[[ModelStats], Money]) -> Callable[[Engine], Iterable[
     def read(engine: Engine) -> Iterator[Sample]:
         for row in _models(engine):
             tokens = part(row).tokens
-            yield (row.endpoint, row.model, "prompt"), tokens.prompt
-            yield (row.endpoint, row.model, "completion"), tokens.completion
+            yield Sample((row.endpoint, row.model, "prompt"), tokens.prompt)
+            yield Sample((row.endpoint, row.model, "completion"), tokens.completion)
 
     return read
 
@@ -99,38 +110,35 @@ def _cost(part: Callable[[ModelStats], Money]) -> Callable[[Engine], Iterable[Sa
     def read(engine: Engine) -> Iterator[Sample]:
         for row in _models(engine):
             if (cost := part(row).cost) is not None:
-                yield (row.endpoint, row.model), cost
+                yield Sample((row.endpoint, row.model), cost)
 
     return read
 
 
 def _unpriced(engine: Engine) -> Iterator[Sample]:
     for row in _models(engine):
-        yield (row.endpoint, row.model, "saved"), row.saved.unpriced
-        yield (row.endpoint, row.model, "spent"), row.spent.unpriced
+        yield Sample((row.endpoint, row.model, "saved"), row.saved.unpriced)
+        yield Sample((row.endpoint, row.model, "spent"), row.spent.unpriced)
 
 
-def _held(place: int) -> Callable[[Engine], Iterable[Sample]]:
-    def read(engine: Engine) -> Iterator[Sample]:
-        storage = engine.storage
-        tiers: list[Tier] = [guard.tier for guard in storage.remote]
-        if storage.local is not None:
-            tiers.append(storage.local)
-        for tier in tiers:
-            if isinstance(tier, HeldTier):
-                yield (tier.name,), tier.held()[place]
+def _held(engine: Engine) -> Iterator[Sample]:
+    for tier, held, of in engine.sizes.look():
+        yield Sample((tier,), held.entries, of)
 
-    return read
+
+def _size(engine: Engine) -> Iterator[Sample]:
+    for tier, held, of in engine.sizes.look():
+        yield Sample((tier,), held.bytes, of)
 
 
 def _open(engine: Engine) -> Iterator[Sample]:
     for guard in engine.storage.remote:
-        yield (guard.name,), int(guard.open)
+        yield Sample((guard.name,), int(guard.open))
 
 
 def _waiting(engine: Engine) -> Iterator[Sample]:
     for guard in engine.storage.remote:
-        yield (guard.name,), guard.waiting
+        yield Sample((guard.name,), guard.waiting)
 
 
 _MODEL = ("endpoint", "model")
@@ -140,7 +148,7 @@ FAMILIES = (
         "requests", "counter",
         "Calls by how they were answered: hit, stale, similar, miss, collapsed, bypass.",
         ("endpoint", "outcome", "tier"),
-        lambda engine: list(dict(engine.stats.outcomes).items()),
+        lambda engine: [Sample(*item) for item in dict(engine.stats.outcomes).items()],
     ),
     Family(
         "upstream_calls", "counter",
@@ -192,31 +200,33 @@ FAMILIES = (
     ),
     Family(
         "similar_false_hit_estimate", "gauge", "Wrong similar hits over similar hits, as known.",
-        (), _similar("false_hit_rate"), "ratio",
+        (), _similar("false_hit_rate"), "ratio", worst=True,
     ),
     Family(
         "similar_false_hit_bound", "gauge", "What that ratio is below of, with confidence.",
-        (), _similar("false_hit_bound"), "ratio",
+        (), _similar("false_hit_bound"), "ratio", worst=True,
     ),
     Family(
         "similar_threshold", "gauge", "Score that a similar hit needs, 0 to 1.",
-        (), _similar("similarity_threshold"), "ratio",
+        (), _similar("similarity_threshold"), "ratio", worst=True,
     ),
     Family(
         "flights", "gauge", "Keys that are being fetched now.",
-        (), lambda engine: [((), len(engine.flights))],
+        (), lambda engine: [Sample((), len(engine.flights))],
     ),
     Family(
-        "tier_entries", "gauge", "Entries in a tier, as far as it knows; of all who share it.",
-        ("tier",), _held(0),
+        "tier_entries", "gauge",
+        "Entries in a tier: of memory all, of Redis the namespace's, where many estimated.",
+        ("tier",), _held,
     ),
     Family(
-        "tier_size", "gauge", "Bytes in a tier, as far as it knows; of all who share it.",
-        ("tier",), _held(1), "bytes",
+        "tier_size", "gauge",
+        "Bytes of those entries: of memory as max_bytes counts, of Redis the server's memory.",
+        ("tier",), _size, "bytes",
     ),
     Family(
         "tier_breaker_open", "gauge", "1 while calls go on without a tier that is out.",
-        ("tier",), _open,
+        ("tier",), _open, worst=True,
     ),
     Family(
         "tier_waiting_writes", "gauge", "Writes that wait for a tier to return.",

@@ -12,8 +12,11 @@ from opentelemetry.metrics import (
     Meter,
     MeterProvider,
     Observation,
+    get_meter_provider,
 )
 
+from .._entry import MOST
+from .._stats import MODELS
 from .._timings import BOUNDS, LABELS, Labels, What
 from ._attached import Attached, all_of
 from ._families import DURATIONS, FAMILIES, Family
@@ -22,12 +25,16 @@ UNITS = {"": "1", "bytes": "By", "dollars": "{USD}", "ratio": "1"}
 TOKENS = tuple(float(4**power) for power in range(14))
 """Bounds of the conventions."""
 
+OTHER = "_OTHER"
+"""Stands for the names that are not told apart, as in the conventions."""
+
 
 class Instruments:
     """What is recorded, and what is read when metrics are collected."""
 
     def __init__(self, meter: Meter) -> None:
         self.attached: list[Attached] = []
+        self._models: set[str] = set()
         for family in FAMILIES:
             self._observe(meter, family)
         self.durations: dict[What, Histogram] = {
@@ -52,6 +59,14 @@ class Instruments:
             explicit_bucket_boundaries_advisory=TOKENS,
         )
 
+    def model(self, name: str) -> str:
+        """A model's name as an attribute of metrics: callers may name any number of them."""
+        if name not in self._models:
+            if len(self._models) >= MODELS:
+                return OTHER
+            self._models.add(name)
+        return name
+
     def _observe(self, meter: Meter, family: Family) -> None:
         counter = family.kind == "counter"
         create = meter.create_observable_counter if counter else meter.create_observable_gauge
@@ -59,7 +74,7 @@ class Instruments:
 
         def read(options: CallbackOptions) -> Iterable[Observation]:
             for labels, number in family.of(all_of(self.attached)).items():
-                yield Observation(number, _attributes(names, labels))
+                yield Observation(min(number, MOST), _attributes(names, labels))
 
         create(
             f"aiopromptcache.{family.name}",
@@ -100,10 +115,18 @@ def _attributes(names: tuple[str, ...], labels: tuple[str, ...]) -> dict[str, st
 
 
 _known: WeakKeyDictionary[MeterProvider, Instruments] = WeakKeyDictionary()
+_first_global: list[MeterProvider] = []
 
 
 def instruments_of(provider: MeterProvider) -> Instruments:
     """A provider has each instrument once, however many caches are attached."""
+    if provider is get_meter_provider():
+        # Before the app sets its own this is one that stands for it: they are the same. Of two
+        # instruments with one name the SDK would heed the first, and say nothing.
+        if not _first_global:
+            _first_global.append(provider)
+        if (early := _known.get(_first_global[0])) is not None:
+            return _known.setdefault(provider, early)
     found = _known.get(provider)
     if found is None:
         found = _known[provider] = Instruments(provider.get_meter("aiopromptcache"))

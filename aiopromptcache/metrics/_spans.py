@@ -24,7 +24,7 @@ from .._ask import COMING, Answer, Ask, Landed
 from .._entry import Entry, total
 from .._flights import Flight
 from .._refresh import http_status
-from .._stats import OWN
+from .._stats import OWN, told_name
 from .._status import CacheStatus, LiveStatus, outcome_of
 from ._instruments import Instruments
 
@@ -36,6 +36,7 @@ OPERATIONS = {
     "moderations": "moderation",  # no word of the conventions, which allow others
 }
 """`gen_ai.operation.name` by endpoint."""
+MODEL = "gen_ai.request.model"
 HITS = "aiopromptcache.hits"
 """Of somebody else's span: answers from memory that it got."""
 PROVIDER = "openai"
@@ -65,7 +66,7 @@ class Spans:
             "aiopromptcache.endpoint": endpoint,
         }
         if ask.model is not None:
-            attributes["gen_ai.request.model"] = ask.model
+            attributes[MODEL] = told_name(ask.model)
         return WaitingSpan(
             self.tracer.start_span(f"aiopromptcache {endpoint}", attributes=attributes)
         )
@@ -76,7 +77,7 @@ class Spans:
         operation = attributes.get("gen_ai.operation.name")
         name, kind = "aiopromptcache load", SpanKind.INTERNAL
         if operation is not None:
-            name, kind = f"{operation} {ask.model or ''}".rstrip(), SpanKind.CLIENT
+            name, kind = f"{operation} {attributes.get(MODEL, '')}".rstrip(), SpanKind.CLIENT
         cause = get_current_span().get_span_context()
         alone = ask.background
         span = self.tracer.start_span(
@@ -98,7 +99,7 @@ class Spans:
             "gen_ai.provider.name": PROVIDER,
         }
         if ask.model is not None:
-            described["gen_ai.request.model"] = ask.model
+            described[MODEL] = told_name(ask.model)
         return described
 
 
@@ -122,10 +123,14 @@ class _Current:
     ) -> None:
         contexts.detach(self._token)
         if error is not None:
-            self.error = _name_of(error)
-            self.span.set_attribute("error.type", self.error)
-            self.span.set_status(Status(StatusCode.ERROR))
+            self.failed(error)
         self.left()
+
+    def failed(self, error: BaseException) -> None:
+        """What it is a span of has ended with an error."""
+        self.error = _name_of(error)
+        self.span.set_attribute("error.type", self.error)
+        self.span.set_status(Status(StatusCode.ERROR))
 
     def left(self) -> None:
         """The `with` has ended."""
@@ -160,6 +165,8 @@ class WaitingSpan(_Current):
         def ended(landed: Landed | None, whole: bool) -> None:
             told(landed, whole)
             self._describe(status)
+            if whole and landed is None and reader.failure is not None:
+                self.failed(reader.failure)
             self._end()
 
         reader.on_end = ended
@@ -187,7 +194,9 @@ class CallingSpan(_Current):
 
     def __init__(self, span: Span, attributes: dict[str, str], instruments: Instruments) -> None:
         super().__init__(span)
-        self._attributes = attributes
+        self._attributes = dict(attributes)
+        if MODEL in attributes:
+            self._attributes[MODEL] = instruments.model(attributes[MODEL])
         self._instruments = instruments
         self._started = perf_counter()
 
@@ -197,8 +206,9 @@ class CallingSpan(_Current):
             return
         model = entries[0].billed or entries[0].model
         if model is not None:
-            self._attributes["gen_ai.response.model"] = model
-            self.span.set_attribute("gen_ai.response.model", model)
+            name = told_name(model)
+            self._attributes["gen_ai.response.model"] = self._instruments.model(name)
+            self.span.set_attribute("gen_ai.response.model", name)
         usage = total(entry.usage for entry in entries)
         if usage is None:
             return

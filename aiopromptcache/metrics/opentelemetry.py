@@ -47,7 +47,8 @@ class OpenTelemetryMetrics:
     Each upstream call is a client span by the GenAI conventions, current for what it calls; one
     that nobody waits for begins a trace of its own and links to what caused it. Each caller that
     waits has a span with its outcome, and links to the upstream calls of others that answered it.
-    No prompt, answer, key or partition is in them, and no message of an error.
+    No prompt, answer, key or partition is in them, and no message of an error. What Redis holds is
+    measured because metrics are collected, and told the next time; see `PrometheusMetrics`.
 
     Nothing here keeps a cache alive. `ConfigurationError` for what is no `PromptCache` or no
     provider, and for a cache that is attached already: close what attached it first.
@@ -76,6 +77,7 @@ class OpenTelemetryMetrics:
             engine.ledger.observe(Spans(tracer, engine.ledger.namespace, self._instruments))
             engine.ledger.timings.heard.append(self._hear(engine))
             engine.storage.time_local(self._hear_memory(engine), every=SAMPLED)
+            engine.sizes.attend()
 
     def close(self) -> None:
         """Detach the caches. A second time does nothing."""
@@ -89,6 +91,7 @@ class OpenTelemetryMetrics:
         engine.ledger.observe(None)
         engine.ledger.timings.heard.remove(self._hear(engine))
         engine.storage.untime_local(self._hear_memory(engine))
+        engine.sizes.leave()
 
     def _hear(self, engine: Engine) -> Hear:
         return Hear(self._instruments, engine.ledger.namespace)

@@ -48,9 +48,15 @@ class PrometheusMetrics:
 
     A cache that is closed can still be read; one that is gone is left out, and nothing here keeps
     it alive. Attaching twice changes nothing. The numbers are those of this process: with several
-    workers, each is scraped by itself. A tier of one's own that has a method `held`, which gives
-    its entries and bytes from any thread, is shown with them. `ConfigurationError` for what is no
-    `PromptCache` or `CollectorRegistry`.
+    workers, each is scraped by itself. `ConfigurationError` for what is no `PromptCache` or
+    `CollectorRegistry`.
+
+    No scrape waits for a tier. What Redis holds of the namespace is measured because of a scrape,
+    every ten seconds at most, and told by the next; it is exact for a few thousand keys and an
+    estimate beyond, and left out where that cannot be made or Redis is out. A tier of one's own is
+    shown with what it holds where it has a method `held`, which gives entries and bytes from any
+    thread, or `async def measure(namespace)`, which gives an object with `entries`, `bytes` and
+    `exact`.
     """
 
     def __init__(self, *caches: PromptCache, registry: CollectorRegistry = REGISTRY) -> None:
@@ -58,18 +64,21 @@ class PrometheusMetrics:
             raise ConfigurationError(f"registry={registry!r}: expected a CollectorRegistry")
         self._attached = Attached(caches)
         self._registry = registry
-        for engine in self._attached:
-            engine.storage.time_local(_memory(engine).add)
         collector = _collectors.get(registry)
         if collector is None:
-            collector = _collectors[registry] = _Collector()
-            registry.register(collector)
+            collector = _Collector()
+            registry.register(collector)  # raises where somebody else has one of the names
+            _collectors[registry] = collector
         collector.attached.append(self._attached)
+        for engine in self._attached:
+            engine.storage.time_local(_memory(engine).add)
+            engine.sizes.attend()
 
     def close(self) -> None:
         """Detach the caches. A second time does nothing."""
         for engine in self._attached:
             engine.storage.untime_local(_memory(engine).add)
+            engine.sizes.leave()
         self._attached.clear()
         collector = _collectors.get(self._registry)
         if collector is not None and self._attached in collector.attached:

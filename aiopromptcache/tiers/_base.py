@@ -107,6 +107,24 @@ class HeldTier(Protocol):
         ...
 
 
+class Held(NamedTuple):
+    """How much of a namespace a tier holds."""
+
+    entries: int
+    bytes: int
+    exact: bool = True
+    """False for an estimate from a sample."""
+
+
+@runtime_checkable
+class MeasuredTier(Tier, Protocol):
+    """A tier that can find out how much it holds, at a cost that does not grow with it."""
+
+    async def measure(self, namespace: str) -> Held | None:
+        """About how much it holds of a namespace; None where it cannot tell."""
+        ...
+
+
 # Tiers that several processes share, and through which they act as one.
 
 

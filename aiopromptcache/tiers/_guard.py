@@ -166,10 +166,16 @@ class Guard:
         """See `SharedTier.release`."""
         await self.quietly("release", lambda tier: tier.release(leases, shareable=shareable))
 
-    async def quietly(self, name: str, operation: Callable[[Any], Awaitable[T]]) -> T | None:
-        """What something else that the tier can do gives; None where the tier is out."""
+    async def quietly(
+        self, name: str, operation: Callable[[Any], Awaitable[T]], *, reads: bool = False
+    ) -> T | None:
+        """What something else that the tier can do gives; None where the tier is out.
+
+        What only `reads` is also asked of a tier that takes no writes.
+        """
+        attempt = self._attempts.read if reads else self._attempts.write
         try:
-            return await self._attempts.write(name, lambda: operation(self.tier))
+            return await attempt(name, lambda: operation(self.tier))
         except Out:
             return None
 

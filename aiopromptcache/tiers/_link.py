@@ -64,14 +64,23 @@ class Link:
 
     # Commands
 
-    async def command(self, *args: Any) -> Any:
-        """The reply to one command."""
+    async def command(self, *args: Any, on: Any = None) -> Any:
+        """The reply to one command; `on`: one of `masters`, where its keys do not say which."""
         self._start()
         if not self.clustered:
             [reply] = await self._lines.exchange(args)
             return _raised(reply)
         async with self._turns:
-            return await self._apart(_patient(self._client, *args))
+            return await self._apart(_patient(self._client, *args, on=on))
+
+    async def masters(self) -> list[Any]:
+        """What a command can be sent `on`: each master of a cluster, or the one server."""
+        self._start()
+        if not self.clustered:
+            return [None]
+        async with self._turns:
+            await self._apart(self._client.initialize())
+        return list(self._client.get_primaries())
 
     async def commands(self, *commands: Sequence[Any]) -> list[Any]:
         """Replies to several commands, in one write where all go to one server. Raises the first
@@ -110,12 +119,12 @@ class Link:
                 values = await self._apart(self._client.mget_nonatomic(*keys))
         return values
 
-    async def run(self, call: Call) -> Any:
+    async def run(self, call: Call, *, on: Any = None) -> Any:
         """What a script gives; a server that does not know it is given its text."""
         try:
-            return await self.command(*call.short)
+            return await self.command(*call.short, on=on)
         except NoScriptError:
-            return await self.command(*call.whole)
+            return await self.command(*call.whole, on=on)
 
     async def run_all(self, calls: Sequence[Call]) -> list[Any]:
         """Several scripts, on one server in one write. Raises the first error."""
@@ -202,11 +211,12 @@ def _lean(kind: Any, options: Mapping[str, Any]) -> Any:
     return kind(**{**kept, "socket_timeout": None, "protocol": 2, "driver_info": None})
 
 
-async def _patient(client: Any, *args: Any) -> Any:
+async def _patient(client: Any, *args: Any, on: Any = None) -> Any:
     """A pool that others have emptied fills again; the deadline ends the wait."""
+    target = {} if on is None else {"target_nodes": on}
     while True:
         try:
-            return await client.execute_command(*args)
+            return await client.execute_command(*args, **target)
         except MaxConnectionsError:
             await asyncio.sleep(0.001)
         except ResponseError as error:

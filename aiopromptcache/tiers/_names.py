@@ -82,6 +82,10 @@ class Names:
         text = inner.decode("utf-8", "surrogatepass")
         return text.replace("%7D", "}").replace("%25", "%")
 
+    def entry_prefix(self, namespace: str) -> bytes:
+        """What the names of all entries of a namespace begin with, and no others."""
+        return self._base(namespace) + b"e:{"
+
     def everywhere(self) -> bytes:
         """What matches the entries of all namespaces."""
         return _literal(self._prefix + b":") + b"*:e:{*"

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from .._entry import Entry
 from .._errors import ConfigurationError
 from .._policy import seconds
-from ._base import GIVEN, Claim, Lease, Listed, News, TierContext
+from ._base import GIVEN, Claim, Held, Lease, Listed, News, TierContext
 from ._batch import Batcher
 from ._crypt import Cipher
 from ._listing import listing
@@ -80,6 +80,7 @@ class RedisTier:
         encryption_key: str | bytes | Sequence[str | bytes] | None = None,
     ) -> None:
         from ._link import Link  # takes redis along, for those who use it only
+        from ._measure import RedisMeasure
         from ._relay import RedisRelay
         from ._reports import RedisReports
         from ._vsets import RedisNeighbours
@@ -110,6 +111,7 @@ class RedisTier:
         """Where processes say how they are; see `ReportingTier`."""
         self.neighbours = RedisNeighbours(self._link, self._names, self._cipher)
         """Finds questions by their vectors, on servers that can; see `NeighbourTier`."""
+        self._measure = RedisMeasure(self._link, self._names, max_entries, self.timeout)
         self._sweeper = Sweeper(self._link, self._names, self._writer, self.timeout)
         self._writes: Batcher[_Write, bool] = Batcher(self._write, self.timeout)
         self._drops: Batcher[str, bool] = Batcher(self._drop, self.timeout)
@@ -171,6 +173,10 @@ class RedisTier:
         found = listing(self._link, self._names, self._cipher, namespace, self.timeout)
         async for batch in found:
             yield [self._listed(slot, record, offset) for slot, record in batch]
+
+    async def measure(self, namespace: str) -> Held | None:
+        """See `MeasuredTier`. Exact for a few thousand keys, else an estimate from a sample."""
+        return await self._measure.held(namespace)
 
     async def aclose(self) -> None:
         """See `Tier.aclose`. Closes the connections of a URL; a client handed in stays open."""

@@ -14,6 +14,7 @@ from web_server import serving
 from aiopromptcache import MemoryTier, Price, PromptCache
 from aiopromptcache.dashboard import Dashboard
 from aiopromptcache.testing import FaultyTier, OpenAIServer
+from aiopromptcache.tiers._base import Held
 
 pytestmark = pytest.mark.anyio
 
@@ -133,6 +134,29 @@ async def test_what_callers_name_is_only_ever_text(browser: Browser, app: App) -
     page = await opened(browser, app)
     assert await page.texts("#models tbody th") == [model]
     assert await page.evaluate("document.querySelectorAll('article img').length") == 0
+    assert page.errors == []
+
+
+async def test_long_names_leave_the_numbers_in_sight(browser: Browser, app: App) -> None:
+    await app.ask("one", model="m" * 300)
+    page = await opened(browser, app, width=800)
+    await page.wait_for("document.querySelector('#models tbody')")
+    table = "document.querySelector('#models .scroll')"
+    assert await page.evaluate(f"{table}.scrollWidth <= {table}.clientWidth")
+    assert page.errors == []
+
+
+async def test_what_a_tier_holds_is_seen_and_whether_that_is_an_estimate(
+    browser: Browser, app: App
+) -> None:
+    class Large(FaultyTier):
+        async def measure(self, namespace: str) -> Held:
+            return Held(1_234_567, 9_876_543_210, exact=False)
+
+    app.cache._engine.storage.remote[0].tier = Large()
+    page = await opened(browser, app)
+    cells = await page.texts("#tiers tbody tr:nth-child(2) td")
+    assert cells[-2:] == ["≈ 1,234,567", "≈ 9.2 GiB"]
     assert page.errors == []
 
 

@@ -390,3 +390,49 @@ async def test_when_five_seconds_are_over_it_samples_and_waits_again() -> None:
         watch.due(asyncio.get_running_loop())
         assert watch._timer is not first
         assert [counts for _, _, counts in watch._recent] == [{"miss": 1}]
+
+
+# What others make up
+
+
+async def test_usage_that_cannot_be_does_not_spoil_the_page(upstream: OpenAIServer) -> None:
+    def bogus(request: Any) -> dict[str, Any]:
+        usage = {"prompt_tokens": 2**62, "completion_tokens": 2**62, "total_tokens": 2**63 - 1}
+        message = {"role": "assistant", "content": "hi"}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        return {"id": "x", "object": "chat.completion", "model": MODEL, "created": 1,
+                "choices": [choice], "usage": usage}  # fmt: skip
+
+    upstream.answer = bogus
+    async with PromptCache(prices={MODEL: Price(1e300)}) as cache:
+        client = cache.wrap(upstream.client())
+        async with serving(Dashboard(cache)) as http:
+            for _ in range(4):
+                await ask(client, "one")
+            found = await state(http)
+            watch_of(cache).sample()
+            await ask(client, "one")
+            again = await state(http)
+    assert found["counts"]["tokens_saved"] == again["counts"]["tokens_saved"] == 10**15
+    assert found["models"][0]["saved_cost"] == 10**15
+
+
+async def test_caches_of_one_namespace_have_names_of_their_own() -> None:
+    caches = [PromptCache(namespace=name) for name in ("a", "b", "a", "a")]
+    async with serving(Dashboard(*caches)) as http:
+        assert (await state(http))["caches"] == ["a", "b", "a (2)", "a (3)"]
+
+
+@pytest.mark.parametrize("asked", ["/cache/", "/base/cache/"])
+async def test_behind_a_proxy_it_is_found_whether_that_strips_its_prefix_or_not(asked: str) -> None:
+    async with PromptCache() as cache:
+        app = FastAPI()
+        app.mount("/cache", Dashboard(cache))
+
+        async def behind(scope: Any, receive: Any, send: Any) -> None:
+            prefix = {"root_path": "/base"} if scope["type"] == "http" else {}
+            await app({**scope, **prefix}, receive, send)
+
+        async with serving(behind) as http:
+            assert "html" in (await http.get(asked)).headers["content-type"]
+            await state(http, asked + "data.json")

@@ -23,6 +23,7 @@ from aiopromptcache import MemoryTier, PromptCache, RedisTier, Tier
 from aiopromptcache._dashboard._report import MAX_TEXT, Report, read, written
 from aiopromptcache.dashboard import Dashboard, share
 from aiopromptcache.testing import FaultyTier, OpenAIServer
+from aiopromptcache.tiers._base import Held
 
 pytestmark = pytest.mark.anyio
 
@@ -85,6 +86,46 @@ async def raw(url: str, anyio_backend: Any) -> AsyncIterator[redis.asyncio.Redis
     """A client of the test's own."""
     async with redis.asyncio.Redis.from_url(url) as client:
         yield client
+
+
+async def test_what_redis_holds_is_measured_by_the_page_that_shows_it(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with make_cache(url) as first, make_cache(url) as second:
+        share(second)
+        async with serving(Dashboard(first)) as http:
+            for number in range(3):
+                await second.set(str(number), number)
+            await tell(second)
+            memory, shared = (await state(http))["tiers"]
+            assert (memory["entries"], memory["processes"]) == (3, 2)
+            assert (shared["entries"], shared["estimated"]) == (3, False)
+            assert shared["bytes"] > 0
+            asked = [cache._engine.ledger.timings.histograms["tier"] for cache in (first, second)]
+            assert [("redis", "measure") in each for each in asked] == [True, False]
+            monkeypatch.setattr("aiopromptcache._sizes.EVERY_SECONDS", 0.0)
+
+            async def measure(namespace: str) -> Held:
+                return Held(50_000, 7_000_000, exact=False)
+
+            monkeypatch.setattr(first._engine.storage.remote[0].tier, "measure", measure)
+            (*_, shared) = (await state(http))["tiers"]
+            assert (shared["entries"], shared["estimated"]) == (50_000, True)
+
+
+async def test_a_page_of_a_closed_cache_shows_what_was_and_connects_no_more(url: str) -> None:
+    async with make_cache(url) as cache, serving(Dashboard(cache)) as http:
+        await cache.set("key", 1)
+        assert await cache.get("key") == 1
+        await state(http)
+        await cache.aclose()
+        for _ in range(2):
+            assert hits((await state(http))["counts"]) == 1
+        tier: Any = cache._engine.storage.remote[0].tier
+        assert tier._link._loop is None
+        assert await cache.get("key") == 1  # in use again, it is watched again
+        await state(http)
+        assert watch_of(cache)._loop is asyncio.get_running_loop()
 
 
 async def test_tokens_money_and_models_are_summed(url: str, upstream: OpenAIServer) -> None:

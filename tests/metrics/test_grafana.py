@@ -73,6 +73,16 @@ async def test_all_that_the_dashboard_asks_for_is_scraped(
     assert not missing, "there is more to see than the dashboard shows"
 
 
+def test_what_processes_share_is_not_added_up() -> None:
+    sizes = [query for query in QUERIES if "_tier_entries" in query or "_tier_size" in query]
+    assert len(sizes) == 2
+    for query in sizes:
+        added, largest = query.split(" or ")
+        assert added.startswith("sum by")
+        assert 'tier="memory"' in added
+        assert largest.startswith("max by")
+
+
 def test_legends_name_labels_of_their_queries() -> None:
     for panel in DASHBOARD["panels"]:
         for target in panel["targets"]:

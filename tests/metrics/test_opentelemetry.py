@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from typing import Any
 
@@ -147,3 +149,32 @@ async def test_without_an_sdk_nothing_is_made_and_nothing_breaks(server: OpenAIS
             for _ in range(2):
                 await client.chat.completions.create(**chat())
             assert cache.stats.hits == 1
+
+
+EARLY_AND_LATE = """
+import asyncio
+from opentelemetry.metrics import set_meter_provider
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from aiopromptcache import PromptCache
+from aiopromptcache.metrics.opentelemetry import OpenTelemetryMetrics
+
+early, late = PromptCache(namespace="early"), PromptCache(namespace="late")
+OpenTelemetryMetrics(early)
+reader = InMemoryMetricReader()
+set_meter_provider(MeterProvider([reader], shutdown_on_exit=False))
+OpenTelemetryMetrics(late)
+for cache in (early, late):
+    asyncio.run(cache.get("nothing"))
+[scope] = reader.get_metrics_data().resource_metrics[0].scope_metrics
+[requests] = [metric for metric in scope.metrics if metric.name == "aiopromptcache.requests"]
+print(*sorted(point.attributes["namespace"] for point in requests.data.data_points))
+"""
+
+
+def test_caches_are_attached_before_and_after_the_app_has_set_its_provider() -> None:
+    """In a process of its own: a provider is set once."""
+    ran = subprocess.run(
+        [sys.executable, "-c", EARLY_AND_LATE], capture_output=True, text=True, check=False
+    )
+    assert (ran.stdout, ran.stderr) == ("early late\n", "")

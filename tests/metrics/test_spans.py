@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from engine_tools import quiet, until
 from observed import MODEL, App, chat, ids, linked, many, parent_of, streamed
-from openai import AsyncOpenAI, DefaultAsyncHttpxClient, RateLimitError
+from openai import APIConnectionError, AsyncOpenAI, DefaultAsyncHttpxClient, RateLimitError
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 
@@ -157,6 +157,39 @@ async def test_a_caller_that_is_cancelled_and_the_call_that_ends_with_it(
     for name in (CALLER, UPSTREAM):
         [span] = app.named(name)
         assert span.attributes["error.type"] == "cancelled"
+
+
+async def test_a_stream_that_breaks_off_is_an_error_of_all_who_read_it(
+    client: AsyncOpenAI, server: OpenAIServer, app: App
+) -> None:
+    server.truncate_stream(2)
+    server.hold()
+    reads = [asyncio.ensure_future(streamed(client, "cut")) for _ in range(2)]
+    await server.wait_active(1)
+    await quiet()
+    server.release()
+    failed = await asyncio.gather(*reads, return_exceptions=True)
+    assert all(isinstance(error, APIConnectionError) for error in failed)
+    [upstream], callers = app.named(UPSTREAM), app.named(CALLER)
+    assert len(callers) == 2
+    for span in (upstream, *callers):
+        assert span.status.status_code is StatusCode.ERROR
+        assert span.attributes["error.type"] == "RemoteProtocolError"
+    assert {span.attributes["aiopromptcache.outcome"] for span in callers} == {"miss", "collapsed"}
+
+
+async def test_a_stream_that_its_reader_leaves_is_none(
+    client: AsyncOpenAI, server: OpenAIServer, app: App
+) -> None:
+    server.hold_after(1)
+    with pytest.raises(LookupError):
+        async with await client.chat.completions.create(**chat("left", stream=True)) as stream:
+            async for _ in stream:
+                raise LookupError
+    server.release()
+    await quiet()
+    [span] = app.named(CALLER)
+    assert span.status.status_code is StatusCode.UNSET
 
 
 async def test_what_the_upstream_call_calls_is_inside_of_it(

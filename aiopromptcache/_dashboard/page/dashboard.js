@@ -186,9 +186,10 @@ function breaker(tier) {
   return element("span", { class: `mark ${tier.out ? "bad" : "good"}` }, words);
 }
 
-function holds(value, most, write) {
+function holds({ estimated }, value, most, write) {
   if (value === undefined) return "–";
-  return most === undefined ? write(value) : `${write(value)} of ${write(most)}`;
+  const words = `${estimated ? "≈ " : ""}${write(value)}`;
+  return most === undefined ? words : `${words} of ${write(most)}`;
 }
 
 function showTables(state) {
@@ -197,8 +198,8 @@ function showTables(state) {
     tier.name, breaker(tier), format.count(counts[`hits/${tier.name}`] ?? 0),
     ...times(counts, `read/${tier.name}`, bounds.tier),
     ...times(counts, `write/${tier.name}`, bounds.tier),
-    holds(tier.entries, tier.max_entries, format.count),
-    holds(tier.bytes, tier.max_bytes, format.bytes),
+    holds(tier, tier.entries, tier.max_entries, format.count),
+    holds(tier, tier.bytes, tier.max_bytes, format.bytes),
   ]);
   table("#tiers", ["Tier", "Breaker", "Hits", "Read p50", "Read p99", "Write p50", "Write p99",
     "Entries", "Bytes"], rows, "No tiers", 2);
