@@ -266,7 +266,16 @@ class Storage:
         spent: float = 0.0,
     ) -> bool:
         """Store what a flight brought, unless the key was invalidated before or meanwhile."""
+        if not self.remote:  # nothing is awaited, so nothing can overtake it
+            return self._keep_here(flight, slot, entry)
         return slot in await self.keep_many({slot: Keeping(flight, entry, lease)}, spent)
+
+    def _keep_here(self, flight: Flight[Any], slot: str, entry: Entry) -> bool:
+        if flight.detached or entry.ttl == 0 or self.local is None:
+            return False
+        stored = self.local.put(slot, entry)
+        self._ledger.stats.stores += stored
+        return stored
 
     async def keep_many(self, kept: Mapping[str, Keeping], spent: float = 0.0) -> set[str]:
         """Like `keep` for many slots, with one write for each tier; gives what is stored."""

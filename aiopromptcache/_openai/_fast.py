@@ -20,6 +20,7 @@ from .._entry import Entry, Kind
 from .._flights import OutOfPatience
 from .._policy import Verdict, decide
 from .._status import mark, outcome_of
+from .._storage import Found
 from .._streams import Live
 from ._binding import RAW_HEADER, Binding, Call, given, planned, snapshot
 from ._embeddings import Items, summary
@@ -137,14 +138,14 @@ class _FastCall:
             return None, call
         if call.items is not None:
             return self._items_from_memory(call, call.items)
-        entry = engine.peek(call.slot, call.policy)
-        if entry is not None and (form := self._binding.form(call, entry)) is not None:
-            return self._answered(
-                call, engine.answers.hit(call.key, form, engine.storage.local_name)
-            )
-        if engine.storage.peek(call.slot) is None:
+        entry, name = engine.storage.peek(call.slot), engine.storage.local_name
+        if entry is None:
             return None, call
-        return self._offered(call, ask := self._ask(call), engine.local(ask))
+        form = self._binding.form(call, entry) if engine.settled(entry, call.policy) else None
+        if form is not None:
+            return self._answered(call, engine.answers.hit(call.key, form, name))
+        ask = self._ask(call)
+        return self._offered(call, ask, engine.offer(ask, Found(entry, name)))
 
     def _items_from_memory(self, call: Call, items: Items) -> tuple[Any, Call]:
         """A new object if all items are fresh here; the complete layer does the rest."""
