@@ -137,6 +137,10 @@ class Backlog:
             if missed.entry is not None and test(missed.entry, slot):
                 self._give_up(missed)
 
+    def expire(self, now: float) -> None:
+        """What is over by now is not to be written."""
+        self.overtake(lambda entry, _: entry.expires_at <= now)
+
     def batch(self, count: int) -> list[Missed]:
         """The oldest of what waits, removals first: so many at most, not too large together."""
         batch = list(islice(self.removals.values(), count))

@@ -1,0 +1,178 @@
+"""What a tier has missed is owed to it until it is made good, whatever comes in between."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from engine_tools import Gate, gives, quiet
+from together import peeked, team, wait_until
+
+from aiopromptcache import PromptCache
+from aiopromptcache.testing import VirtualClock
+
+pytestmark = pytest.mark.anyio
+
+KEY = "key"
+WRITES = ("set", "fill", "delete", "clear", "invalidate")
+
+
+def guard_of(cache: PromptCache) -> Any:
+    """What stands before the tier that a cache shares."""
+    assert cache._engine.storage.shared is not None
+    return cache._engine.storage.shared.guard
+
+
+@contextmanager
+def lost(cache: PromptCache, *names: str) -> Iterator[None]:
+    """Writes of a cache do not arrive."""
+    tier = guard_of(cache).tier
+
+    async def fail(*_: Any) -> Any:
+        raise ConnectionError("it was lost")
+
+    with replaced(tier, dict.fromkeys(names or WRITES, fail)):
+        yield
+
+
+@contextmanager
+def replaced(tier: Any, methods: dict[str, Any]) -> Iterator[None]:
+    plain = {name: getattr(tier, name) for name in methods}
+    for name, method in methods.items():
+        setattr(tier, name, method)
+    try:
+        yield
+    finally:
+        for name, method in plain.items():
+            setattr(tier, name, method)
+
+
+async def made_good(*caches: PromptCache) -> None:
+    for cache in caches:
+        guard = guard_of(cache)
+        await wait_until("the return", lambda g=guard: not g._backlog)
+
+
+async def load_anew(cache: PromptCache) -> None:
+    with cache.control(no_cache=True):
+        await cache.get_or_create(KEY, gives("loaded"), tags=["tag"])
+
+
+async def test_what_redis_refuses_leaves_nothing_older_in_its_place(url: str) -> None:
+    """A load waits in the place of a missed removal, and is void by news not heard here yet."""
+    async with team(url) as [leader, other]:
+        await other.set(KEY, "before")
+        assert await leader.get(KEY) == "before"
+        heard, coordinator = Gate(), leader._engine.storage.shared
+        plain = coordinator._heed  # type: ignore[union-attr]
+
+        async def heed_late(news: Any) -> None:
+            await heard.wait()
+            await plain(news)
+
+        with lost(leader):
+            await leader.delete(KEY)
+            await load_anew(leader)
+            coordinator._heed = heed_late  # type: ignore[union-attr]
+            await other.invalidate("tag")
+        await made_good(leader)
+        heard.open()
+        await wait_until("the news", lambda: peeked(leader, KEY) is None)
+        await wait_until("the news", lambda: peeked(other, KEY) is None)
+        assert [await cache.get(KEY) for cache in (leader, other)] == [None, None]
+
+
+NEXT = {
+    "set": lambda cache: cache.set(KEY, "newest"),
+    "delete": lambda cache: cache.delete(KEY),
+    "clear": lambda cache: cache.clear(),
+    "invalidate": lambda cache: cache.invalidate("tag"),
+    "fill": load_anew,
+}
+
+
+@pytest.mark.parametrize("what", NEXT)
+@pytest.mark.parametrize("ends", ["well", "never"])
+async def test_a_missed_removal_holds_while_the_next_write_is_on_its_way(
+    url: str, what: str, ends: str
+) -> None:
+    """Also where that write's caller leaves before it has arrived."""
+    async with team(url) as [leader, other]:
+        await other.set(KEY, "before", tags=["tag"])
+        assert await leader.get(KEY) == "before"
+        tier = guard_of(leader).tier
+        with lost(leader):
+            await leader.delete(KEY)
+        plain, gate = getattr(tier, what), Gate()
+
+        async def held(*arguments: Any) -> Any:
+            await gate.wait()
+            return await plain(*arguments)
+
+        with replaced(tier, {what: held}):
+            write = asyncio.ensure_future(NEXT[what](leader))
+            await quiet()
+            assert await leader.get(KEY) in (None, "newest", "loaded")
+            if ends == "never":
+                write.cancel()
+            gate.open()
+            await asyncio.wait([write])
+        await made_good(leader)
+        newest = {"set": "newest", "fill": "loaded"}.get(what)
+        await wait_until("the news", lambda: peeked(other, KEY) != "before")
+        allowed = [newest] if ends == "well" else [newest, None]
+        assert await leader.get(KEY) in allowed
+        assert await other.get(KEY) in allowed
+
+
+@pytest.mark.parametrize("what", ["clear", "invalidate"])
+async def test_what_is_set_after_a_missed_removal_of_many_outlives_it(url: str, what: str) -> None:
+    async with team(url) as [leader, other]:
+        with lost(leader):
+            await (leader.clear() if what == "clear" else leader.invalidate("tag"))
+        await leader.set(KEY, "state", tags=["tag"])
+        await leader.get_or_create("another", gives(1), tags=["tag"])
+        await made_good(leader)
+        assert [await cache.get(KEY) for cache in (leader, other)] == ["state"] * 2
+        assert await other.get("another") == 1
+
+
+async def test_a_missed_write_that_is_given_up_leaves_no_older_value(url: str) -> None:
+    """Of more than may wait the oldest goes, and what the tier had in its place goes too."""
+    async with team(url) as [leader, other]:
+        for number in range(3):
+            await other.set(str(number), "before")
+        with lost(leader):
+            for number in range(1_003):
+                await leader.set(str(number), "after")
+        await made_good(leader)
+        found = [await other.get(str(number)) for number in range(1_003)]
+        assert found == [None] * 3 + ["after"] * 1_000
+
+
+async def test_a_missed_write_that_is_over_leaves_no_older_value(
+    url: str, clock: VirtualClock
+) -> None:
+    async with team(url, clock=clock) as [leader, other]:
+        await other.set(KEY, "before")
+        with lost(leader):
+            await leader.set(KEY, "after", ttl=10)
+            clock.advance(11)
+        await made_good(leader)
+        assert [await cache.get(KEY) for cache in (leader, other)] == [None, None]
+
+
+async def test_more_removals_than_may_wait_are_a_clear(url: str) -> None:
+    async with team(url) as [leader, other]:
+        await other.set("first", 1)
+        await other.set("not removed", 1)
+        with lost(leader):
+            await leader.delete("first", *[str(number) for number in range(10_000)])
+            await leader.set("later", 1)
+        await made_good(leader)
+        keys = ("first", "not removed", "later")
+        await wait_until("the news", lambda: peeked(other, "first") is None)
+        assert [await other.get(key) for key in keys] == [None, None, 1]
