@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, TypeVar, cast
 
 from ._entry import Entry
+from ._idle import idle_time
 from ._looks import Looks
 from .tiers._base import Claim, Lease, News, SharedTier
 from .tiers._guard import Guard
@@ -115,10 +116,9 @@ class Coordinator:
         wait: Wait = wait_for_news,
     ) -> Obtained:
         """An entry that is usable, or the lease to make one, waiting for others if need be."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = idle_time()
         await self.listening(spent)
-        spent += loop.time() - started
+        spent += idle_time() - started
         if slot in self._elsewhere and not take:  # as after a wait: that costs less than a call
             self._elsewhere.discard(slot)
             spent = 0.0
@@ -126,9 +126,9 @@ class Coordinator:
         with self._attention(slot) as attention:
             while True:
                 attention.reset()
-                started, right = loop.time(), self.guard.right(slot)
+                started, right = idle_time(), self.guard.right(slot)
                 claim = await self._claim(slot, past, take, spent)
-                spent += loop.time() - started
+                spent += idle_time() - started
                 if claim is None:
                     return Obtained(lease=right, spent=spent)
                 if claim.lease is not None:
@@ -177,9 +177,9 @@ class Coordinator:
 
     async def _claim_many(self, slots: Sequence[str], waited: float) -> Mapping[str, Claim]:
         """Claims of several callers at once. A lease waits for the one who comes for it."""
-        started = asyncio.get_running_loop().time()
+        started = idle_time()
         await self.listening(waited)
-        waited += asyncio.get_running_loop().time() - started
+        waited += idle_time() - started
         claims = await self.guard.claim(slots, spent=waited)
         for slot, claim in claims.items():
             if claim.lease is not None:

@@ -18,6 +18,7 @@ from openai import APITimeoutError, not_given
 from .._ask import Answer, Ask, Loaded
 from .._entry import Entry, Kind
 from .._flights import OutOfPatience
+from .._idle import idle_time
 from .._policy import Verdict, decide
 from .._status import mark, outcome_of
 from .._storage import Found
@@ -198,19 +199,19 @@ class _FastCall:
         return None, call
 
     async def _from_remote(self, call: Call) -> tuple[Any, Call]:
-        started = perf_counter()
+        started, began = perf_counter(), idle_time()
         engine, policy = self._binding.engine, call.policy
         claim = not (policy.only_if_cached or policy.no_store)
         found = await engine.storage.look(call.slot, promote=not policy.no_store, claim=claim)
+        call = call._replace(spent=idle_time() - began, waited=perf_counter() - started)
         if found is None:
-            return None, call._replace(spent=perf_counter() - started)
+            return None, call
         if engine.settled(found.entry, policy):
             form = self._binding.form(call, found.entry)
             if form is not None:
                 self._binding.met(call)
                 answer = engine.answers.hit(call.key, form, found.tier, took=found.took)
                 return self._waited(call, answer, started)
-        call = call._replace(spent=perf_counter() - started)
         ask = self._ask(call)
         offered = engine.offer(ask, found)
         if offered is None:
