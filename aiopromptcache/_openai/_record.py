@@ -41,8 +41,8 @@ def pack_head(response: Any, *, usage: bool = False) -> bytes:
     """
     headers = [
         [name, value]
-        for name, value in response.headers.multi_items()
-        if name.lower() not in _DROPPED and not name.lower().startswith("x-ratelimit-")
+        for name, value in response.headers.multi_items()  # names in lower case
+        if name not in _DROPPED and not name.startswith("x-ratelimit-")
     ]
     head = [response.status_code, headers, *([{"usage": True}] if usage else [])]
     return compact(orjson.dumps(head))
