@@ -208,10 +208,10 @@ class Answers:
     async def waited(self, ask: Ask, work: Callable[[Ask], Awaitable[AnswerT]]) -> AnswerT:
         """The answer that `work` gives, for which its caller waits: timed and shown.
 
-        Of a stream the wait ends when it begins. What tiers took of the call before counts too.
+        Of a stream the wait ends when it begins. What was waited before counts too.
         """
         observer = self.ledger.observer
-        started, outcome = perf_counter() - ask.spent, "cancelled"
+        started, outcome = perf_counter() - ask.waited, "cancelled"
         try:
             if observer is None:
                 answer = await work(ask)

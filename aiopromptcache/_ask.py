@@ -123,7 +123,9 @@ class Ask:
     looked: bool = False
     """True where the tiers were asked just now, and had nothing."""
     spent: float = 0.0
-    """Seconds that remote tiers took of this call already."""
+    """Seconds that remote tiers took of this call already (see `_idle`)."""
+    waited: float = 0.0
+    """Seconds that its caller waited before it was asked."""
     outage: Callable[[Exception], bool] = is_outage
     """Is an error the upstream's fault, so that an old answer may stand in for it?"""
     fwd: str = "miss"

@@ -19,6 +19,7 @@ from ._entry import Entry
 from ._errors import NotCached
 from ._events import Hook
 from ._flights import Flight, FlightLost, Flights, OutOfPatience
+from ._idle import idle_time
 from ._ledger import Ledger
 from ._policy import Policy, Verdict, decide, due_early, refused_as
 from ._prices import Price
@@ -217,10 +218,9 @@ class Engine:
 
     async def _look_first(self, ask: Ask) -> Answer | None:
         """A remote tier's answer; a flight is only for what none of them has."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = idle_time()
         answer = await self.remote(ask, claim=True)
-        ask.spent += loop.time() - started
+        ask.spent += idle_time() - started
         ask.looked = True
         return answer
 

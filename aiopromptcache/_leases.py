@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 from ._entry import Entry
+from ._idle import idle_time
 from ._looks import Looks
 from .tiers._base import Claim, Lease, News, SharedTier
 from .tiers._guard import Guard
@@ -126,10 +127,9 @@ class Coordinator:
         wait: Wait = wait_for_news,
     ) -> Obtained:
         """An entry that is usable, or the lease to make one, waiting for others if need be."""
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = idle_time()
         await self.listening(spent)
-        spent += loop.time() - started
+        spent += idle_time() - started
         if slot in self._elsewhere and not take:  # as after a wait: that costs less than a call
             self._elsewhere.discard(slot)
             spent = 0.0
@@ -137,9 +137,9 @@ class Coordinator:
         with self._attention(slot) as attention:
             while True:
                 attention.reset()
-                started, right = loop.time(), self.guard.right(slot)
+                started, right = idle_time(), self.guard.right(slot)
                 claim = await self._claim(slot, past, take, spent)
-                spent += loop.time() - started
+                spent += idle_time() - started
                 if claim is None:
                     return Obtained(lease=right, spent=spent)
                 if claim.lease is not None:
@@ -188,9 +188,9 @@ class Coordinator:
 
     async def _claim_many(self, slots: Sequence[str], waited: float) -> Mapping[str, Claim]:
         """Claims of several callers at once. A lease waits for the one who comes for it."""
-        number, started = next(self._claims), asyncio.get_running_loop().time()
+        number, started = next(self._claims), idle_time()
         await self.listening(waited)
-        waited += asyncio.get_running_loop().time() - started
+        waited += idle_time() - started
         claims = await self.guard.claim(slots, spent=waited)
         spares = [_Spare(number, claim.lease) for claim in claims.values() if claim.lease]
         for spare in spares:

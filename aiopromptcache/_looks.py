@@ -7,6 +7,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Generic, TypeVar
 
+from ._idle import idle_time
+
 T = TypeVar("T")
 
 BATCH = 1_000
@@ -57,7 +59,7 @@ class Looks(Generic[T]):
             self._joinable, self._queue, self._tasks = {}, [], set()
         look = self._joinable.get(slot)
         if look is None:
-            look = self._joinable[slot] = Look(loop.time())
+            look = self._joinable[slot] = Look(idle_time())
             self._queue.append((slot, look))
             self._start(loop)
         waiter: asyncio.Future[T | None] = loop.create_future()
@@ -97,7 +99,7 @@ class Looks(Generic[T]):
                     self._settle(slot, look, found.get(slot))
                 batch = []
                 if self._queue:
-                    waited = asyncio.get_running_loop().time() - self._queue[0][1].at
+                    waited = idle_time() - self._queue[0][1].at
         except Exception as error:
             for slot, look in batch:
                 self._fail(slot, look, error)

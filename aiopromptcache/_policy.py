@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from datetime import timedelta
 from enum import Enum
 from typing import Any, Literal, cast
@@ -77,23 +77,8 @@ class Policy:
     """May this answer (the JSON body) be stored? None: the built-in rule."""
 
     def __post_init__(self) -> None:
-        for name in ("ttl", "max_age", "max_stale"):
-            if getattr(self, name) is not None:
-                _set(self, name, seconds(name, getattr(self, name)))
-        for name in ("stale_while_revalidate", "stale_if_error"):
-            _set(self, name, seconds(name, getattr(self, name)))
-        _set(self, "refresh_ahead", seconds("refresh_ahead", self.refresh_ahead))
-        _set(self, "jitter", fraction("jitter", self.jitter))
-        _set(self, "tags", tag_tuple(self.tags))
-        for name in ("no_cache", "no_store", "only_if_cached", "stream_usage"):
-            _expect(name, getattr(self, name), bool, "True or False")
-        _expect("partition", self.partition, str, "a str")
-        for name in ("normalize", "cacheable", "storable"):
-            value = getattr(self, name)
-            if value is not None and not callable(value):
-                raise ConfigurationError(f"{name}={value!r}: expected a callable or None")
-        if self.similarity is not None and self.similarity is not ...:
-            _set(self, "similarity", fraction("similarity", self.similarity))
+        for name, checked in _CHECKS.items():
+            object.__setattr__(self, name, checked(name, getattr(self, name)))
 
     def merged(self, **changes: Any) -> Policy:
         """This policy with some fields replaced; an unknown name is a `ConfigurationError`."""
@@ -102,19 +87,16 @@ class Policy:
             raise ConfigurationError(
                 f"unknown policy field {sorted(unknown)[0]!r}; allowed: {', '.join(POLICY_FIELDS)}"
             )
-        return replace(self, **changes)
+        if not changes:
+            return self
+        merged, put = object.__new__(type(self)), object.__setattr__
+        for name in POLICY_FIELDS:  # what stays was checked when this policy was made
+            kept = name not in changes
+            put(merged, name, getattr(self, name) if kept else _CHECKS[name](name, changes[name]))
+        return merged
 
 
 POLICY_FIELDS = tuple(field.name for field in fields(Policy))
-
-
-def _set(policy: Policy, name: str, value: object) -> None:
-    object.__setattr__(policy, name, value)
-
-
-def _expect(name: str, value: object, kind: type, allowed: str) -> None:
-    if not isinstance(value, kind):
-        raise ConfigurationError(f"{name}={value!r}: expected {allowed}")
 
 
 def seconds(name: str, value: object) -> float:
@@ -137,6 +119,32 @@ def fraction(name: str, value: object) -> float:
     return float(value)
 
 
+def _seconds_or_none(name: str, value: object) -> float | None:
+    return None if value is None else seconds(name, value)
+
+
+def _fraction_or_word(name: str, value: object) -> object:
+    return value if value is None or value is ... else fraction(name, value)
+
+
+def _bool(name: str, value: object) -> object:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{name}={value!r}: expected True or False")
+    return value
+
+
+def _str(name: str, value: object) -> object:
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{name}={value!r}: expected a str")
+    return value
+
+
+def _callable_or_none(name: str, value: object) -> object:
+    if value is not None and not callable(value):
+        raise ConfigurationError(f"{name}={value!r}: expected a callable or None")
+    return value
+
+
 def tag_tuple(tags: Iterable[str]) -> tuple[str, ...]:
     """Tags as a tuple; a bare str or a tag that is no str is a `ConfigurationError`."""
     if isinstance(tags, str):
@@ -146,6 +154,28 @@ def tag_tuple(tags: Iterable[str]) -> tuple[str, ...]:
         if not isinstance(tag, str) or not tag:
             raise ConfigurationError(f"tags: {tag!r} is no tag; expected a str that is not empty")
     return collected
+
+
+_CHECKS: dict[str, Callable[[str, Any], object]] = {
+    "ttl": _seconds_or_none,
+    "max_age": _seconds_or_none,
+    "max_stale": _seconds_or_none,
+    "stale_while_revalidate": seconds,
+    "stale_if_error": seconds,
+    "refresh_ahead": seconds,
+    "jitter": fraction,
+    "tags": lambda _, tags: tag_tuple(tags),
+    "no_cache": _bool,
+    "no_store": _bool,
+    "only_if_cached": _bool,
+    "stream_usage": _bool,
+    "partition": _str,
+    "normalize": _callable_or_none,
+    "cacheable": _callable_or_none,
+    "storable": _callable_or_none,
+    "similarity": _fraction_or_word,
+}
+"""By field: gives the value as it is kept; `ConfigurationError` for one out of range."""
 
 
 class Verdict(Enum):

@@ -63,7 +63,9 @@ def replaces(entry: Entry, seen: Entry) -> bool:
 
 def in_background(ask: Ask, **changes: Any) -> Ask:
     """The same question, asked by nobody who waits."""
-    return replace(ask, background=True, waiting=None, looked=False, spent=0.0, **changes)
+    return replace(
+        ask, background=True, waiting=None, looked=False, spent=0.0, waited=0.0, **changes
+    )
 
 
 class Failures:

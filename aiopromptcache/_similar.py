@@ -25,6 +25,7 @@ from ._control import mode, side_calls
 from ._entry import Entry
 from ._errors import ConfigurationError, NotCached, ReentrantCall
 from ._flights import Flight, FlightLost
+from ._idle import idle_time
 from ._policy import Policy, Verdict, decide
 from ._refresh import in_background
 from ._status import CacheStatus
@@ -137,12 +138,11 @@ class Similar:
             return landed
 
         async def nearest() -> list[Near]:
-            started = loop.time()
+            started = idle_time()
             found = await shared.nearest(name, given, own.least(threshold), ask.spent)
-            ask.spent += loop.time() - started
+            ask.spent += idle_time() - started
             return own.rated(text, found, threshold)
 
-        loop = asyncio.get_running_loop()
         return await self._among(
             ask, seen, nearest, lambda keys: shared.remove(name, given, keys, ask.spent)
         )
@@ -235,16 +235,16 @@ class Similar:
 
     async def _stored_elsewhere(self, slot: str, ask: Ask) -> Found | None:
         """What remote tiers have. Raises `TimeoutError` past what they may add to one call."""
-        storage, loop = self._engine.storage, asyncio.get_running_loop()
+        storage = self._engine.storage
         left = max(tier.timeout for tier in storage.remote) - ask.spent
         if left <= 0:
             raise TimeoutError
-        started = loop.time()
+        started = idle_time()
         try:
             async with asyncio.timeout(left):
                 return await storage.look(slot, promote=not ask.policy.no_store)
         finally:
-            ask.spent += loop.time() - started
+            ask.spent += idle_time() - started
 
     def _is_fresh(self, entry: Entry, policy: Policy) -> bool:
         return decide(entry, policy, self._engine.clock()) is Verdict.FRESH

@@ -7,7 +7,6 @@ holds for what they do: their news come in through `_heed`, and a fill needs a l
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
@@ -17,6 +16,7 @@ from urllib.parse import quote
 from ._entry import Entry
 from ._errors import ConfigurationError
 from ._flights import Flight, Flights
+from ._idle import idle_time
 from ._leases import Coordinator, Wait, wait_for_news
 from ._ledger import Ledger
 from ._looks import Looks
@@ -193,10 +193,9 @@ class Storage:
         """
         if self.shared is None:
             return 0.0
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = idle_time()
         await self.shared.listening(spent)
-        return loop.time() - started
+        return idle_time() - started
 
     def _is_fresh(self, found: Found | None) -> bool:
         if found is None:
@@ -266,7 +265,16 @@ class Storage:
         spent: float = 0.0,
     ) -> bool:
         """Store what a flight brought, unless the key was invalidated before or meanwhile."""
+        if not self.remote:  # nothing is awaited, so nothing can overtake it
+            return self._keep_here(flight, slot, entry)
         return slot in await self.keep_many({slot: Keeping(flight, entry, lease)}, spent)
+
+    def _keep_here(self, flight: Flight[Any], slot: str, entry: Entry) -> bool:
+        if flight.detached or entry.ttl == 0 or self.local is None:
+            return False
+        stored = self.local.put(slot, entry)
+        self._ledger.stats.stores += stored
+        return stored
 
     async def keep_many(self, kept: Mapping[str, Keeping], spent: float = 0.0) -> set[str]:
         """Like `keep` for many slots, with one write for each tier; gives what is stored."""

@@ -73,7 +73,9 @@ class Call(NamedTuple):
     looked: bool = False
     """True where the fast layer has asked the tiers, which had nothing."""
     spent: float = 0.0
-    """Seconds that this took of remote tiers."""
+    """Seconds that this took of remote tiers (see `_idle`)."""
+    waited: float = 0.0
+    """Seconds that its caller waited for it."""
     fwd: str = "miss"
     """Why it goes upstream, as far as the fast layer knows."""
     loads: bool = False
@@ -310,6 +312,7 @@ class Binding:
             outlasts=lambda error, other: _outlasts(error, patience, other),
             looked=call.looked,
             spent=call.spent,
+            waited=call.waited,
             outage=_is_outage,
             fwd=call.fwd,
             endpoint=call.endpoint.name,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import inspect
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -36,12 +35,10 @@ from ._live import Reply, refuses_stream_options
 from ._playback import Playback
 from ._prompts import parse
 from ._raw import request_of
-from ._record import add_cache_status, pack_head, reopened, replay
+from ._record import add_cache_status, has_long_integer, pack_head, reopened, replay
 from ._scope import defined_by_sdk
 from ._streaming import Played, keep, play, plays_as
 from ._vectors import added, take_apart
-
-_LONG_NUMBER = re.compile(rb"\d{19}")
 
 ClientT = TypeVar("ClientT", bound=AsyncOpenAI)
 
@@ -174,16 +171,13 @@ class _Call:
         return await self._deliver(reply, answer.status)
 
     def _simple(self, response: Any, body: bytes) -> bool:
-        """Nothing but the parsed object is asked for, and reading JSON twice is not needed for it.
-
-        Numbers of 19 digits may be integers that our JSON reader would make floats of.
-        """
+        """Is but the parsed object asked for, and both JSON readers make the same of it?"""
         return (
             self._raw is None
             and self._plan is not None
             and self._cast_to is self._plan.endpoint.model
             and response.headers.get("content-type", "").startswith("application/json")
-            and _LONG_NUMBER.search(body) is None
+            and not has_long_integer(body)
         )
 
     def _built(self, reply: Reply, parsed: Any, status: Any) -> Any:

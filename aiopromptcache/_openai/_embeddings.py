@@ -20,6 +20,7 @@ from .._engine import Engine
 from .._entry import Entry, Kind, total
 from .._errors import NotCached
 from .._flights import FlightLost, OutOfPatience
+from .._idle import idle_time
 from .._keys import canonical
 from .._policy import Verdict, decide, refused_as
 from .._refresh import in_background, replaces
@@ -201,14 +202,14 @@ class Gathering:
 
     async def _look(self) -> None:
         """What remote tiers have of the rest."""
-        storage, loop = self._engine.storage, asyncio.get_running_loop()
+        storage = self._engine.storage
         missing = [slot for slot in self._slots if slot not in self._found]
         whole = storage.peek(self._whole) if len(missing) == len(self._slots) else None
         if missing and storage.remote:
-            started = loop.time()
+            started = idle_time()
             promote = not self._ask.policy.no_store
             found = await storage.look_many([*missing, self._whole], promote=promote)
-            self._ask.spent += loop.time() - started
+            self._ask.spent += idle_time() - started
             for slot in missing:
                 if slot in found:
                     self._judge(slot, found[slot])

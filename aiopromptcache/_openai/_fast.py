@@ -18,8 +18,10 @@ from openai import APITimeoutError, not_given
 from .._ask import Answer, Ask, Loaded
 from .._entry import Entry, Kind
 from .._flights import OutOfPatience
+from .._idle import idle_time
 from .._policy import Verdict, decide
 from .._status import mark, outcome_of
+from .._storage import Found
 from .._streams import Live
 from ._binding import RAW_HEADER, Binding, Call, given, planned, snapshot
 from ._embeddings import Items, summary
@@ -137,14 +139,14 @@ class _FastCall:
             return None, call
         if call.items is not None:
             return self._items_from_memory(call, call.items)
-        entry = engine.peek(call.slot, call.policy)
-        if entry is not None and (form := self._binding.form(call, entry)) is not None:
-            return self._answered(
-                call, engine.answers.hit(call.key, form, engine.storage.local_name)
-            )
-        if engine.storage.peek(call.slot) is None:
+        entry, name = engine.storage.peek(call.slot), engine.storage.local_name
+        if entry is None:
             return None, call
-        return self._offered(call, ask := self._ask(call), engine.local(ask))
+        form = self._binding.form(call, entry) if engine.settled(entry, call.policy) else None
+        if form is not None:
+            return self._answered(call, engine.answers.hit(call.key, form, name))
+        ask = self._ask(call)
+        return self._offered(call, ask, engine.offer(ask, Found(entry, name)))
 
     def _items_from_memory(self, call: Call, items: Items) -> tuple[Any, Call]:
         """A new object if all items are fresh here; the complete layer does the rest."""
@@ -197,19 +199,19 @@ class _FastCall:
         return None, call
 
     async def _from_remote(self, call: Call) -> tuple[Any, Call]:
-        started = perf_counter()
+        started, began = perf_counter(), idle_time()
         engine, policy = self._binding.engine, call.policy
         claim = not (policy.only_if_cached or policy.no_store)
         found = await engine.storage.look(call.slot, promote=not policy.no_store, claim=claim)
+        call = call._replace(spent=idle_time() - began, waited=perf_counter() - started)
         if found is None:
-            return None, call._replace(spent=perf_counter() - started)
+            return None, call
         if engine.settled(found.entry, policy):
             form = self._binding.form(call, found.entry)
             if form is not None:
                 self._binding.met(call)
                 answer = engine.answers.hit(call.key, form, found.tier, took=found.took)
                 return self._waited(call, answer, started)
-        call = call._replace(spent=perf_counter() - started)
         ask = self._ask(call)
         offered = engine.offer(ask, found)
         if offered is None:

@@ -24,6 +24,8 @@ from .._entry import Entry
 from ._endpoints import Endpoint
 from ._record import is_json, request_id
 
+_SCALARS = frozenset({str, int, float, bool, type(None)})
+
 
 class Way(Enum):
     """How an entry is rebuilt when it is not unpickled."""
@@ -85,10 +87,13 @@ def _validated(entry: Entry, endpoint: Endpoint) -> Any:
 
 def same(one: Any, other: Any) -> bool:
     """Equal in value, in the type of every part, in fields set and in order."""
-    if type(one) is not type(other):
+    kind = type(one)
+    if kind is not type(other):
         return False
+    if kind in _SCALARS:  # most parts are
+        return bool(one == other)
     if isinstance(one, dict):
-        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+        return list(one) == list(other) and all(map(same, one.values(), other.values()))
     if isinstance(one, list):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, BaseModel):

@@ -21,7 +21,6 @@ from __future__ import annotations
 import array
 import base64
 import copy
-import re
 import struct
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,12 +34,11 @@ from pydantic import BaseModel
 
 from .._entry import Entry, ForeignEntry, Kind, Usage
 from ._endpoints import Body, usage_of
-from ._record import is_head, request_id
+from ._record import has_long_integer, is_head, request_id
 
 BASE64, FLOATS, DOUBLES, JSON = range(4)
 _HEAD = struct.Struct("<BIIII")
 _SCALARS = (str, int, float, bool, type(None))
-_LONG_NUMBER = re.compile(rb"(?<![\d.])\d{19}")
 _EXACT_INT = 2**53
 _NOTHING = b'{"prompt_tokens":0,"total_tokens":0}'
 
@@ -57,7 +55,7 @@ class Item(NamedTuple):
 
 def take_apart(body: bytes, parsed: Body | None, inputs: Sequence[Any]) -> list[Item] | None:
     """The items of an answer in the order of its inputs; None where it is not such an answer."""
-    if parsed is None or not _regular(parsed) or _LONG_NUMBER.search(body):
+    if parsed is None or not _regular(parsed) or has_long_integer(body):
         return None
     items = _in_order(parsed["data"], len(inputs))
     if items is None:

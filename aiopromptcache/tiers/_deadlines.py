@@ -2,14 +2,15 @@
 
 `asyncio.timeout` makes and cancels a timer each time, and the loop's heap keeps the cancelled ones
 for a while. Here most deadlines never touch the loop: a timer looks now and then at what is late.
-Time in which the loop was busy with other work does not count: the reply may be there by then, and
-it is nobody's fault but ours that it was not read.
+Time in which the loop was busy with other work does not count (see `_idle`).
 """
 
 from __future__ import annotations
 
 import asyncio
 from types import TracebackType
+
+from .._idle import idle_time
 
 LOOKS = 10
 """How often the timer looks, in the time that a deadline usually takes: so late may one be."""
@@ -20,7 +21,6 @@ class Deadlines:
 
     def __init__(self, usual: float) -> None:
         self._every = usual / LOOKS
-        self._due = 0.0
         self._open: set[Deadline] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -39,7 +39,6 @@ class Deadlines:
             self._wait(loop)
 
     def _wait(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._due = loop.time() + self._every
         self._timer = loop.call_later(self._every, self._look)
 
     def remove(self, deadline: Deadline) -> None:
@@ -50,10 +49,8 @@ class Deadlines:
         self._timer = None
         if not self._open or self._loop is None:
             return
-        now = self._loop.time()
-        late = max(0.0, now - self._due)
+        now = idle_time()
         for deadline in list(self._open):
-            deadline.at += late
             if deadline.at <= now:
                 deadline.pass_()
         self._wait(self._loop)
@@ -72,11 +69,10 @@ class Deadline:
     def __enter__(self) -> None:
         task = asyncio.current_task()
         assert task is not None
-        loop = task.get_loop()
         self._task = task
         self._cancelling = task.cancelling()
-        self.at += loop.time()
-        self._deadlines.add(self, loop)
+        self.at += idle_time()
+        self._deadlines.add(self, task.get_loop())
 
     def __exit__(
         self,

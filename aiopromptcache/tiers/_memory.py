@@ -200,9 +200,10 @@ class _Store(TLRUCache[str, Entry]):
         self._tier = tier
 
     def __setitem__(self, slot: str, entry: Entry) -> None:
-        self.expire()  # what is over makes room first
-        while Cache.__len__(self) >= self._tier.max_entries and slot not in self:
-            self.popitem()
+        if Cache.__len__(self) >= self._tier.max_entries:
+            self.expire()  # what is over makes room first
+            while Cache.__len__(self) >= self._tier.max_entries and slot not in self:
+                self.popitem()
         super().__setitem__(slot, entry)
 
     def __contains__(self, slot: object) -> bool:
