@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -16,7 +15,7 @@ from .._errors import ConfigurationError
 from .._policy import fraction
 from ._guards import DEFAULT_GUARDS, Guard
 from ._text import content, swapped, tokens
-from ._threads import Threads
+from ._threads import Called
 
 Vectors = numpy.typing.NDArray[numpy.float32]
 """(n, d): n texts, one row of d numbers each."""
@@ -56,8 +55,10 @@ class Matcher(abc.ABC):
             if value is not None and not callable(value):
                 raise ConfigurationError(f"{name}={value!r}: expected a callable or None")
         self.verify = verify
+        self.verified = None if verify is None else Called(verify)
         self.shadow = fraction("shadow", shadow)
         self.judge = judge
+        self.judged = None if judge is None else Called(judge)
         if self.shadow and judge is None:
             raise ConfigurationError(f"shadow={shadow!r}: a shadow check needs a judge=")
         self.max_error = None if max_error is None else open_fraction("max_error", max_error)
@@ -82,7 +83,8 @@ class LexicalSimilarity(Matcher):
     - `threshold`: the score, 0 to 1, from which on a stored question counts as the one asked.
     - `guards`: what must not differ beyond the score; `(*DEFAULT_GUARDS, mine)` adds one.
     - `verify(asked, stored, answer)`, plain or async, has the last word before a hit is served;
-      `answer` is the answer's JSON body. A plain one, and a plain `judge`, runs on the event loop.
+      `answer` is the answer's JSON body. A plain one, and a plain `judge`, runs in a worker thread,
+      which is left behind if it hangs.
     - `shadow`: the share, 0 to 1, of similar hits after which the upstream is asked as well, in the
       background; `judge(question, served, fresh)`, plain or async, says whether both answers agree.
     - `max_error` and `confidence`: the budget, wrong hits over all hits, that is kept in service by
@@ -139,9 +141,7 @@ class SemanticSimilarity(Matcher):
             raise ConfigurationError(f"model={model!r}: expected a str that is not empty, or None")
         self.model = _name_of(embed) if model is None else model
         self.embed = embed
-        called = getattr(embed, "__call__", None)  # noqa: B004  # of an object: its own
-        self._is_async = any(map(inspect.iscoroutinefunction, (embed, called)))
-        self._threads = Threads()
+        self._embedded = Called(embed)
 
     async def vectors(self, texts: Sequence[str]) -> Vectors:
         """What `embed` gives for so many texts, (n, d), each row of length 1.
@@ -149,13 +149,7 @@ class SemanticSimilarity(Matcher):
         `ValueError` where that is something else, and what `embed` raises.
         """
         given = list(texts)
-        if self._is_async:
-            made = await self.embed(given)
-        else:
-            made = await self._threads.run(self.embed, given)
-            if inspect.isawaitable(made):
-                made = await made
-        return normalized(made, len(given))
+        return normalized(await self._embedded(given), len(given))
 
     def refine(self, asked: str, stored: str, cosine: float) -> float:
         """The score of two texts whose vectors have this cosine."""
