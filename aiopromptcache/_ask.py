@@ -77,7 +77,7 @@ class Prompt:
     text stands for itself; `body` gives an answer's JSON body.
     """
 
-    __slots__ = ("__dict__", "_split", "body", "given")
+    __slots__ = ("__dict__", "_split", "body", "failed", "given")
 
     def __init__(
         self,
@@ -88,6 +88,8 @@ class Prompt:
         self.body = body
         self.given: Any = None
         """What the matcher made of the text."""
+        self.failed = False
+        """Looking for something similar has failed: it is not tried again for this call."""
 
     @cached_property
     def parts(self) -> tuple[str, str] | None:

@@ -9,7 +9,6 @@ matcher, and whatever fails here is a miss.
 from __future__ import annotations
 
 import asyncio
-import inspect
 import logging
 import random
 from collections import OrderedDict
@@ -118,6 +117,7 @@ class Similar:
         self._failed(ask, error)
         if hurried and isinstance(error, TimeoutError):
             return  # this caller had no time for it; others may have
+        cast(Prompt, ask.prompt).failed = True
         self._failures += 1
         if self._failures >= FAILURES:
             self._rests_until = asyncio.get_running_loop().time() + REST_SECONDS
@@ -255,13 +255,11 @@ class Similar:
 
     async def _verified(self, ask: Ask, near: Near, found: Found) -> bool:
         """Does the user's own check agree, and is the answer still there after it?"""
-        verify, prompt = self._matcher.verify, cast(Prompt, ask.prompt)
+        verify, prompt = self._matcher.verified, cast(Prompt, ask.prompt)
         if verify is None:
             return True
         _, text = cast("tuple[str, str]", prompt.parts)
-        agreed = verify(text, near.text, prompt.body(found.entry))
-        if inspect.isawaitable(agreed):
-            agreed = await agreed
+        agreed = await verify(text, near.text, prompt.body(found.entry))
         if self._note(ask, near, None if agreed else "verify says that it is another question"):
             return False
         again, _ = await self._look(ask, near)
@@ -353,7 +351,7 @@ class Similar:
         prompt = cast(Prompt, ask.prompt)
         if prompt.given is not None:
             self._add(ask.key, prompt, entry)
-        elif ask.seen is None and not self._rests():
+        elif ask.seen is None and not self._rests() and not prompt.failed:
             self._spawn(self._learn(ask, prompt, entry))
         elif self._shared is not None:  # a refresh replaces what was learnt before
             name, _ = cast("tuple[str, str]", prompt.parts)
@@ -460,12 +458,10 @@ class Similar:
         prompt, near = cast(Prompt, ask.prompt), cast(Similarity, served.near)
         _, text = cast("tuple[str, str]", prompt.parts)
         try:
-            judge = cast(Any, self._matcher.judge)
+            judge = cast(Any, self._matcher.judged)
             with side_calls():
                 async with asyncio.timeout(LOOK_SECONDS):
-                    right = judge(text, prompt.body(served.entry), prompt.body(fresh.entry))
-                    if inspect.isawaitable(right):
-                        right = await right
+                    right = await judge(text, prompt.body(served.entry), prompt.body(fresh.entry))
         except Exception as error:
             self._failed(ask, error)
             return

@@ -8,6 +8,7 @@ from ._guards import (
     DEFAULT_GUARDS,
     Guard,
     code,
+    conditions,
     direction,
     exclusive_terms,
     minimal_pairs,
@@ -17,6 +18,7 @@ from ._guards import (
     question_words,
     quoted_text,
     signs,
+    small_words,
     units,
 )
 from ._matchers import LexicalSimilarity, SemanticSimilarity
@@ -29,6 +31,7 @@ __all__ = [
     "SemanticSimilarity",
     "calibrate",
     "code",
+    "conditions",
     "direction",
     "exclusive_terms",
     "minimal_pairs",
@@ -38,5 +41,6 @@ __all__ = [
     "question_words",
     "quoted_text",
     "signs",
+    "small_words",
     "units",
 ]

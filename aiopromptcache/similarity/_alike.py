@@ -61,8 +61,9 @@ def spelled_out(shorts: Iterable[str], text: Sequence[str]) -> set[str]:
                 continue
             if (start := initials.find(form)) >= 0:
                 found |= {short, *counted[start : start + len(form)]}
-            for cut in range(2, len(form) - 1):  # the last word whole: ii
-                if form[cut:] in there and initials.find(form[:cut]) >= 0:
+            for cut in range(2, len(form)):  # the last word whole: ii, 2
+                whole = form[cut:] in there and (cut < len(form) - 1 or form[cut].isdigit())
+                if whole and initials.find(form[:cut]) >= 0:
                     found |= _ending_whole(short, form, cut, counted, initials)
     return found
 

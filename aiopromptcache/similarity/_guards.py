@@ -13,6 +13,14 @@ from collections.abc import Callable, Iterable, Sequence
 
 from . import _words as words
 from ._alike import is_kin, spelled_out
+from ._clauses import (
+    adds_condition,
+    alternatives,
+    clock_times,
+    force_in,
+    only_in,
+    time_in,
+)
 from ._text import (
     bare,
     code_in,
@@ -85,6 +93,28 @@ def negation(asked: str, stored: str) -> str | None:
     return None
 
 
+def small_words(asked: str, stored: str) -> str | None:
+    """What small words turn: did and will, must and may, and and or, only, past six and to six."""
+    if {time_in(asked), time_in(stored)} == {"past", "future"}:
+        return "the time differs"
+    force = {force_in(asked), force_in(stored)}
+    if len(force) == 2 and None not in force:
+        return "what must or may be differs"
+    (both, either), (stored_both, stored_either) = alternatives(asked), alternatives(stored)
+    if both & stored_either or either & stored_both:
+        return "and and or differ"
+    if only_in(asked) != only_in(stored):
+        return "whether it is the only one differs"
+    return None if clock_times(asked) == clock_times(stored) else "the time differs"
+
+
+def conditions(asked: str, stored: str) -> str | None:
+    """A condition that one adds to the other: if, unless, while, 如果, 除非 and the like."""
+    if adds_condition(asked, stored) or adds_condition(stored, asked):
+        return "a condition differs"
+    return None
+
+
 def quoted_text(asked: str, stored: str) -> str | None:
     """What stands in quotation marks."""
     return _contained(quotes_in, asked, stored, "quoted text differs")
@@ -110,19 +140,24 @@ def names(asked: str, stored: str) -> str | None:
         *_short(named[0], there),
         *_short(named[1], here),
     }
-    for names_of, words_of in ((named[0], set(there)), (named[1], set(here))):
-        if any(name not in short and not _is_there(name, words_of) for name in names_of):
+    for names_of, others, words_of in (
+        (named[0], named[1], set(there)),
+        (named[1], named[0], set(here)),
+    ):
+        known = words_of - words.ALSO_WORDS | others
+        if any(name not in short and not _is_there(name, known) for name in names_of):
             return "names differ"
     return None
 
 
 def _short(named: Iterable[str], text: Sequence[str]) -> set[str]:
     """The names that a text spells out, and what it does so with."""
-    return spelled_out((name for name in named if len(name) <= 6 and name.isalpha()), text)
+    return spelled_out((name for name in named if len(name) <= 6 and name.isalnum()), text)
 
 
 def _is_there(name: str, there: set[str]) -> bool:
-    if name in there or name.rstrip("s") in there or name + "s" in there:
+    forms = {name, name.rstrip("s"), name + "s", words.SHORT.get(name, name)}
+    if not there.isdisjoint(forms) or any(words.SHORT.get(word) == name for word in there):
         return True
     parts = tokens(name)
     if len(parts) > 1 and there.issuperset(part for part in parts if not part[0].isdigit()):
@@ -174,13 +209,18 @@ def question_words(asked: str, stored: str) -> str | None:
 
 
 def _asked_for(text: str) -> frozenset[str]:
-    folded = " " + " ".join(tokens(text)) + " "
-    packed = fold(text)
-    return frozenset(
-        kind
-        for kind, forms in words.ASKED_FOR.items()
-        if any((form in packed) if not form.isascii() else f" {form} " in folded for form in forms)
-    )
+    """All that is asked for. A form that was seen is cut out, as "how much" of "how much time"."""
+    spaced, packed = " " + " ".join(tokens(text)) + " ", fold(text)
+    found = set()
+    for kind, forms in words.ASKED_FOR.items():
+        for form in forms:
+            if form.isascii() and f" {form} " in spaced:
+                spaced = spaced.replace(f" {form} ", " ")
+                found.add(kind)
+            elif not form.isascii() and form in packed:
+                packed = packed.replace(form, " ")
+                found.add(kind)
+    return frozenset(found)
 
 
 def minimal_pairs(asked: str, stored: str) -> str | None:
@@ -195,6 +235,8 @@ DEFAULT_GUARDS: tuple[Guard, ...] = (
     numbers,
     units,
     negation,
+    small_words,
+    conditions,
     quoted_text,
     code,
     signs,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import functools
-import inspect
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, cast
 
@@ -15,8 +14,8 @@ from rapidfuzz import fuzz
 from .._errors import ConfigurationError
 from .._policy import fraction
 from ._guards import DEFAULT_GUARDS, Guard
-from ._text import content, swapped, tokens
-from ._threads import Threads
+from ._text import content, tokens
+from ._threads import Called
 
 Vectors = numpy.typing.NDArray[numpy.float32]
 """(n, d): n texts, one row of d numbers each."""
@@ -24,10 +23,6 @@ Embed = Callable[[list[str]], Any]
 """Gets n texts; gives n vectors of the same length, or an awaitable of them."""
 Verify = Callable[[str, str, Any], bool | Awaitable[bool]]
 Judge = Callable[[str, Any, Any], bool | Awaitable[bool]]
-
-MINIMAL_PAIR = 0.04
-"""What a score loses where one thing stands in another's place. Measured on question pairs with
-all-MiniLM-L6-v2: it costs no correct hit at 5% errors and 5% of them at 20%."""
 
 
 class Matcher(abc.ABC):
@@ -55,8 +50,10 @@ class Matcher(abc.ABC):
             if value is not None and not callable(value):
                 raise ConfigurationError(f"{name}={value!r}: expected a callable or None")
         self.verify = verify
+        self.verified = None if verify is None else Called(verify)
         self.shadow = fraction("shadow", shadow)
         self.judge = judge
+        self.judged = None if judge is None else Called(judge)
         if self.shadow and judge is None:
             raise ConfigurationError(f"shadow={shadow!r}: a shadow check needs a judge=")
         self.max_error = None if max_error is None else open_fraction("max_error", max_error)
@@ -81,7 +78,8 @@ class LexicalSimilarity(Matcher):
     - `threshold`: the score, 0 to 1, from which on a stored question counts as the one asked.
     - `guards`: what must not differ beyond the score; `(*DEFAULT_GUARDS, mine)` adds one.
     - `verify(asked, stored, answer)`, plain or async, has the last word before a hit is served;
-      `answer` is the answer's JSON body. A plain one, and a plain `judge`, runs on the event loop.
+      `answer` is the answer's JSON body. A plain one, and a plain `judge`, runs in a worker thread,
+      which is left behind if it hangs.
     - `shadow`: the share, 0 to 1, of similar hits after which the upstream is asked as well, in the
       background; `judge(question, served, fresh)`, plain or async, says whether both answers agree.
     - `max_error` and `confidence`: the budget, wrong hits over all hits, that is kept in service by
@@ -118,8 +116,7 @@ class SemanticSimilarity(Matcher):
 
     `embed`, plain or async, gets a list of texts and gives a vector for each: an array or list of
     shape (n, d). A plain one runs in a worker thread, which is left behind if it hangs. The score
-    is the cosine of two vectors, less 0.04 where one thing stands in another's place, as models
-    overrate just those; 0 to 1.
+    is the cosine of two vectors; below 0 counts as 0.
 
     `model` names what makes the vectors. Processes that share a Redis tier whose server has vector
     sets (Redis 8) match each other's questions where their models have the same name; without one
@@ -138,9 +135,7 @@ class SemanticSimilarity(Matcher):
             raise ConfigurationError(f"model={model!r}: expected a str that is not empty, or None")
         self.model = _name_of(embed) if model is None else model
         self.embed = embed
-        called = getattr(embed, "__call__", None)  # noqa: B004  # of an object: its own
-        self._is_async = any(map(inspect.iscoroutinefunction, (embed, called)))
-        self._threads = Threads()
+        self._embedded = Called(embed)
 
     async def vectors(self, texts: Sequence[str]) -> Vectors:
         """What `embed` gives for so many texts, (n, d), each row of length 1.
@@ -148,18 +143,11 @@ class SemanticSimilarity(Matcher):
         `ValueError` where that is something else, and what `embed` raises.
         """
         given = list(texts)
-        if self._is_async:
-            made = await self.embed(given)
-        else:
-            made = await self._threads.run(self.embed, given)
-            if inspect.isawaitable(made):
-                made = await made
-        return normalized(made, len(given))
+        return normalized(await self._embedded(given), len(given))
 
     def refine(self, asked: str, stored: str, cosine: float) -> float:
         """The score of two texts whose vectors have this cosine."""
-        lost = MINIMAL_PAIR if swapped(asked, stored) else 0.0
-        return min(1.0, max(0.0, cosine - lost))
+        return min(1.0, max(0.0, cosine))
 
     async def scores(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """See `Matcher.scores`."""

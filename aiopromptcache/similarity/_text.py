@@ -176,10 +176,14 @@ def units_in(text: str) -> set[str]:
 # Negation, marks, names
 
 
+_OR_NOT = re.compile(r"\bor not\b(?=[\s?.!,]*$)")
+"""What a question may end with and mean the same."""
+
+
 def negations_in(text: str) -> int:
     """How many words turn the text round."""
-    count = sum(word in words.NEGATIONS or word.endswith("n't") for word in tokens(text))
-    packed = fold(text)
+    packed = _OR_NOT.sub("", fold(text))
+    count = sum(word in words.NEGATIONS or word.endswith("n't") for word in tokens(packed))
     for harmless in words.NO_NEGATIONS:
         packed = packed.replace(harmless, " ")
     packed = re.sub(rf"([{CJK}]{{1,3}})[不没]\1", r"\1", packed)  # "is it or is it not": a question
@@ -258,7 +262,8 @@ def names_in(text: str) -> set[str]:
         if short or (capital and not first):
             found.add(fold(word).removesuffix("'s"))
     plain = lower > upper or upper <= 2
-    return {name for name in found if name not in words.STOPWORDS} if plain else set()
+    shouted = found & words.ALSO_WORDS if plain else set()
+    return {name for name in found if name not in words.STOPWORDS} | shouted if plain else set()
 
 
 def terms_in(text: str) -> dict[int, set[int]]:
@@ -329,7 +334,7 @@ def swapped(one_text: str, other_text: str) -> int:
     0 where the texts are no such pair. Four characters of a script without spaces are two words.
     Numbers, negations and mere order have guards of their own.
     """
-    one, other = _plain(one_text), _plain(other_text)
+    one, other = _plain(_one_word(one_text)), _plain(_one_word(other_text))
     start = common(one, other)
     rest = min(len(one), len(other)) - start
     end = min(rest, common(one[::-1], other[::-1]))
@@ -339,6 +344,13 @@ def swapped(one_text: str, other_text: str) -> int:
     if alike(these, those):
         return 0
     return max(_length(these), _length(those))
+
+
+def _one_word(text: str) -> str:
+    """The text with one of several Chinese words that mean the same."""
+    for word, other in words.CHINESE_SYNONYMS.items():
+        text = text.replace(word, other)
+    return text
 
 
 def _plain(text: str) -> tuple[str, ...]:

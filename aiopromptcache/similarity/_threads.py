@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ class Threads:
     def __init__(self) -> None:
         self._abandoned: set[_Call] = set()
 
-    async def run(self, work: Callable[[Any], Any], given: Any) -> Any:
+    async def run(self, work: Callable[..., Any], *given: Any) -> Any:
         """What `work` gives; `TimeoutError` where too many hang. Cancelling leaves it behind."""
         if len(self._abandoned) >= ABANDONED:
             raise TimeoutError(f"{ABANDONED} calls that took too long have not ended yet")
@@ -31,7 +32,9 @@ class Threads:
 
 
 class _Call:
-    def __init__(self, work: Callable[[Any], Any], given: Any, abandoned: set[_Call]) -> None:
+    def __init__(
+        self, work: Callable[..., Any], given: tuple[Any, ...], abandoned: set[_Call]
+    ) -> None:
         self._work = work
         self._given = given
         self._abandoned = abandoned
@@ -40,7 +43,7 @@ class _Call:
     def run(self) -> Any:
         self._began = True
         try:
-            return self._work(self._given)
+            return self._work(*self._given)
         finally:
             self._ended = True
             self._abandoned.discard(self)
@@ -51,3 +54,20 @@ class _Call:
             self._abandoned.add(self)
             if self._ended:
                 self._abandoned.discard(self)
+
+
+class Called:
+    """A user's callable, plain or async. A plain one may block: it never runs on the event loop."""
+
+    def __init__(self, work: Callable[..., Any]) -> None:
+        self._work = work
+        inner = getattr(work, "__call__", None)  # noqa: B004  # of an object: its own
+        self._is_async = any(map(inspect.iscoroutinefunction, (work, inner)))
+        self._threads = Threads()
+
+    async def __call__(self, *given: Any) -> Any:
+        """What it gives; an awaitable that a plain one gives is awaited, on the event loop."""
+        if self._is_async:
+            return await self._work(*given)
+        made = await self._threads.run(self._work, *given)
+        return await made if inspect.isawaitable(made) else made

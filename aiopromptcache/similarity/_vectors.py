@@ -18,8 +18,12 @@ Array = np.ndarray[Any, Any]
 
 BLOCK = 4_096
 """Rows in one block."""
+HEADS_BLOCK = 8 * BLOCK
+"""Heads in one, no fewer than `SMALL`: they are short, and each block costs some calls to read."""
 SMALL = 2 * BLOCK
 """Rows up to which all are read: that is fast enough."""
+TAKEN = 1_024
+"""Rows that are taken from a block at once: so few that they are still near when they are read."""
 HEAD = 63
 """Coordinates in a head."""
 FIRST = 31
@@ -35,45 +39,53 @@ _SLACK = 1e-5
 class Rows:
     """A matrix of float32 that grows block by block."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, block: int | None = None) -> None:
         self._width = width
+        self._block = block or BLOCK
         self.blocks: list[Array] = []
 
     def set(self, place: int, row: Array) -> None:
         """Write one row, at most one past the last."""
-        block, at = divmod(place, BLOCK)
+        block, at = divmod(place, self._block)
         if block == len(self.blocks):
-            self.blocks.append(np.empty((16 if block == 0 else BLOCK, self._width), np.float32))
+            rows = min(16 if block == 0 else BLOCK, self._block)
+            self.blocks.append(np.empty((rows, self._width), np.float32))
         if at >= len(self.blocks[block]):
-            grown = np.empty((min(BLOCK, 2 * at), self._width), np.float32)
+            grown = np.empty((min(self._block, 2 * at), self._width), np.float32)
             grown[:at] = self.blocks[block]
             self.blocks[block] = grown
         self.blocks[block][at] = row
 
     def get(self, place: int) -> Array:
         """One row."""
-        block, at = divmod(place, BLOCK)
+        block, at = divmod(place, self._block)
         row: Array = self.blocks[block][at]
         return row
 
     def products(self, row: Array, count: int) -> Array:
         """The first `count` rows, each times this one."""
-        parts = [
-            _times(block[: count - BLOCK * number], row)
-            for number, block in enumerate(self.blocks)
-            if count > BLOCK * number
-        ]
-        return np.concatenate(parts)
+        found = np.empty(count, np.float32)
+        for start in range(0, count, self._block):
+            end = min(count, start + self._block)
+            _times(self.blocks[start // self._block][: end - start], row, found[start:end])
+        return found
 
     def products_of(self, places: Array, row: Array) -> Array:
         """Some rows, in ascending order, each times this one."""
-        cuts = np.searchsorted(places, np.arange(1, len(self.blocks)) * BLOCK)
-        parts = [
-            _times(self.blocks[number][some - BLOCK * number], row)
-            for number, some in enumerate(np.split(places, cuts))
-            if len(some)
-        ]
-        return np.concatenate(parts) if parts else np.empty(0, np.float32)
+        found = np.empty(len(places), np.float32)
+        some = np.empty((min(TAKEN, len(places)), self._width), np.float32)
+        cuts = np.searchsorted(places, np.arange(1, len(self.blocks)) * self._block)
+        start = 0
+        for number, end in enumerate([*cuts.tolist(), len(places)]):
+            block, first = self.blocks[number], self._block * number
+            for at in range(start, end, TAKEN):
+                until = min(end, at + TAKEN)
+                taken = some[: until - at]
+                # Without "clip" numpy copies once more, for the case that a place is out of range.
+                block.take(places[at:until] - first, axis=0, out=taken, mode="clip")
+                _times(taken, row, found[at:until])
+            start = end
+        return found
 
 
 class Vectors:
@@ -84,8 +96,8 @@ class Vectors:
         self.width = width
         self._rows = Rows(width)
         self._basis: Array | None = None
-        self._heads = Rows(FIRST + 1)
-        self._more = Rows(HEAD - FIRST + 2)
+        self._heads = Rows(FIRST + 1, HEADS_BLOCK)
+        self._more = Rows(HEAD - FIRST + 2, HEADS_BLOCK)
 
     def append(self, vector: Array) -> None:
         """Add one at the end."""
@@ -116,8 +128,8 @@ class Vectors:
             basis = _orthonormal(np.einsum("ik,ij->kj", spread, sample))
         self._basis = basis
         heads = [_heads(block, basis) for block in self._rows.blocks]
-        self._heads.blocks = [first for first, _ in heads]
-        self._more.blocks = [more for _, more in heads]
+        self._heads.blocks = [np.concatenate([first for first, _ in heads])]
+        self._more.blocks = [np.concatenate([more for _, more in heads])]
 
     def nearest(self, vector: Array, limit: int, least: float) -> list[tuple[int, float]]:
         """The places and cosines of the `limit` nearest that have `least`, nearest first."""
@@ -141,7 +153,7 @@ class Vectors:
         more[0, -1] *= -1  # what the first part has put in for the coordinates of the second
         bounds = self._heads.products(first[0], self.count)
         places = np.flatnonzero(bounds >= floor)
-        if len(places) > self.count // 8:  # reading them one after the other is faster
+        if len(places) > self.count // 3:  # reading them one after the other is faster
             bounds += self._more.products(more[0], self.count)
             places = np.flatnonzero(bounds >= floor)
             return places, bounds[places]
@@ -159,8 +171,8 @@ class Vectors:
 # busy with other things.
 
 
-def _times(rows: Array, row: Array) -> Array:
-    products: Array = np.einsum("ij,j->i", rows, row)
+def _times(rows: Array, row: Array, out: Array | None = None) -> Array:
+    products: Array = np.einsum("ij,j->i", rows, row, out=out)
     return products
 
 

@@ -125,7 +125,7 @@ am|pm
 past noon|to noon
 past midnight|to midnight
 quarter past|quarter to
-all,every|some,several
+all,every,每个,所有,全部|some,several,有的,有些,某些
 weekday,weekdays,工作日|weekend,weekends,周末
 ascending,升序|descending,降序
 thin,thins|thicken,thickens
@@ -185,10 +185,17 @@ error,bug price,cost show,display create,make
 SYNONYMS = [frozenset(group.split(",")) for group in _SYNONYMS.split()]
 """Words that may stand for each other in most questions."""
 
+CHINESE_SYNONYMS = {
+    "移除": "删除", "购买": "买", "计算机": "电脑", "更改": "修改", "终止": "停止",
+}  # fmt: skip
+"""The same for Chinese, each by one of them."""
+
 SHORT = {"usa": "us"}
 """Abbreviations that are more than the initials of what they are spelled out as."""
-TWO_LETTERS = frozenset(["us", "uk", "un", "eu"])
+TWO_LETTERS = frozenset(["us", "uk", "un", "eu", "ww"])
 """Abbreviations of two letters that stand for what they are the initials of."""
+ALSO_WORDS = frozenset(["us", "it", "who"])
+"""Abbreviations that are other words when they are written small."""
 LEFT_OUT = frozenset(["of", "the", "and", "for"])
 """Words whose initials abbreviations leave out."""
 NATIONS = frozenset("n an ian ean ish ese i s es er ers ns ans ians ic".split())
@@ -198,8 +205,8 @@ ENDINGS = NATIONS | frozenset("y ey ay e a ia o egian".split())
 
 DIRECTED = frozenset(
     """from to than into over before after beat beats defeat love loves hate hates hit owe owes call
-    convert converts versus kill kills killed follow follows follow cause causes lead leads make
-    send sends give gives is was 比 到 换 转 打 给 从 对 转换 变成 喜欢 爱 欠 教 追 导致 先 后""".split()
+    convert converts versus kill kills killed follow follows cause causes lead leads make
+    send sends give gives 比 到 换 转 打 给 从 对 转换 变成 喜欢 爱 欠 教 追 导致 先 后""".split()
 )
 """In texts with these the order of the others counts."""
 
@@ -211,11 +218,11 @@ ASKED_FOR = {
     "when": ("when", "what time", "what year", "what date", "何时", "什么时候", "几点", "哪天", "哪年", "哪一年"),
     "where": ("where", "哪里", "哪儿", "何处", "什么地方"),
     "why": ("why", "how come", "为什么", "为何", "为啥"),
+    "how often": ("how often", "多久一次", "多频繁"),
+    "how long": ("how long", "how much time", "多久", "多长时间"),
     "how many": ("how many", "how much", "多少", "几个"),
-    "how long": ("how long", "多久", "多长时间"),
     "how far": ("how far", "多远"),
     "how old": ("how old", "多大年纪", "几岁", "多大岁数"),
-    "how often": ("how often", "多久一次", "多频繁"),
     "how tall": ("how tall", "how high", "多高"),
     "how big": ("how big", "how large", "多大"),
 }  # fmt: skip

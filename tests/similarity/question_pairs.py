@@ -3,6 +3,36 @@
 from __future__ import annotations
 
 _DIFFERENT = r"""
+Did it rain in Paris? | Will it rain in Paris?
+Why did he leave? | Why will he leave?
+What will the price be? | What was the price?
+How did they build the bridge? | How will they build the bridge?
+Must I file taxes this year? | May I file taxes this year?
+Should I take the pill? | Can I take the pill?
+Do I have to pay? | May I pay?
+Can I eat eggs or milk? | Can I eat eggs and milk?
+Do I need a visa or a passport? | Do I need a visa and a passport?
+What is the population of the US? | What is the population of us?
+Do they hate US? | Do they hate us?
+How do I get a job in IT? | How do I get a job in it?
+Is it ten past six? | Is it ten to six?
+It is half past six, is that late? | It is half to six, is that late?
+Can I drive a car? | Can I drive a car if I am under 18?
+Can I get a refund? | Can I get a refund if I lost the receipt?
+Can I enter the country? | Can I enter the country unless I have a visa?
+Is it safe to swim? | Is it safe to swim while pregnant?
+Can only adults enter? | Can adults enter?
+Can adults only enter with children? | Can adults enter with children?
+他去过北京吗？ | 他会去北京吗？
+他昨天来了吗？ | 他会来吗？
+股票涨了吗？ | 股票会涨吗？
+我必须交税吗？ | 我可以交税吗？
+我能喝咖啡和茶吗？ | 我能喝咖啡或茶吗？
+我能喝咖啡和茶吗？ | 我能喝咖啡或者茶吗？
+我可以退款吗？ | 如果我丢了收据可以退款吗？
+我可以开车吗？ | 如果我未满十八岁可以开车吗？
+每个学生都要交吗？ | 有的学生要交吗？
+只有成年人可以进吗？ | 成年人可以进吗？
 What is the capital of Australia? | What is the capital of Austria?
 what is the capital of australia | what is the capital of austria
 Is Niger a safe country? | Is Nigeria a safe country?
@@ -288,6 +318,23 @@ What are the symptoms of measles? | What are the symptoms of malaria?
     "東京の天気は？ | 大阪の天気は？\n"
 )
 _SAME = """
+How big is the USA? | How big is the US?
+Who is the president of the US? | Who is the president of the United States?
+When did WW2 end? | When did world war 2 end?
+Is it correct or not? | Is it correct?
+What is the difference between PHP and Java? | What is the difference between Java and PHP?
+What is the difference between PHP and Java? | What is the difference between PHP or Java?
+Is VoIP legal in India? | VoIP is legal in India?
+Why Delhi is a union territory? | Why is Delhi a union territory?
+How should I learn French? | How can I learn French?
+How do I know if he likes me? | How do I know he likes me?
+Could you tell me how to boil an egg? | How do I boil an egg?
+Will you tell me who did it? | Who did it?
+May I cancel my order? | Can I cancel my order?
+Is it still open in May 2024? | Is it still open in may 2024?
+怎么删除账号？ | 怎么移除账号？
+在哪里购买车票？ | 在哪里买车票？
+这个会议重要吗？ | 这次会议重要吗？
 How do I quit smoking for good? | How do I stop smoking for good?
 How do I remove a column from a table? | How do I delete a column from a table?
 When did WWII end in Europe? | When did World War II end in Europe?

@@ -28,7 +28,9 @@ def some(count: int, width: int, seed: int = 0) -> Any:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks and heads so small that little data goes through all of it."""
     monkeypatch.setattr(_vectors, "BLOCK", 64)
+    monkeypatch.setattr(_vectors, "HEADS_BLOCK", 128)
     monkeypatch.setattr(_vectors, "SMALL", 128)
+    monkeypatch.setattr(_vectors, "TAKEN", 16)
     monkeypatch.setattr(_vectors, "HEAD", 8)
     monkeypatch.setattr(_vectors, "FIRST", 3)
 

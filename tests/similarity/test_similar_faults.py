@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -115,7 +115,7 @@ async def test_a_plain_embed_that_hangs_is_left_behind(
         assert len(begun) < 8  # of 16: no more are begun when some hang
     finally:
         ends.set()
-    threads = cache._engine.similar._matcher._threads
+    threads = cache._engine.similar._matcher._embedded._threads
     while threads._abandoned:
         await asyncio.sleep(0)
     await chat(client)
@@ -308,3 +308,29 @@ async def test_two_that_are_not_the_same_are_not_so_the_other_way_round(
     await cache.delete(first.key)  # type: ignore[union-attr]
     assert not cache_status(await chat(client)).hit  # type: ignore[union-attr]
     assert server.calls == 3
+
+
+async def test_what_is_plain_may_block_and_holds_up_no_loop(make: Any, embed: Any) -> None:
+    threads: dict[str, int] = {}
+
+    def plain(name: str, result: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*given: Any) -> Any:
+            threads[name] = threading.get_ident()
+            return result(*given)
+
+        return call
+
+    matcher = SemanticSimilarity(
+        plain("embed", lambda texts: [embed.vector(text) for text in texts]),
+        0.8,
+        verify=plain("verify", lambda *given: True),
+        judge=plain("judge", lambda *given: True),
+        shadow=1.0,
+    )
+    _, client = make(matcher)
+    await chat(client)
+    assert cache_status(await chat(client, SECOND)).similarity  # type: ignore[union-attr]
+    while "judge" not in threads:
+        await asyncio.sleep(0)
+    assert set(threads) == {"embed", "verify", "judge"}
+    assert threading.get_ident() not in threads.values()
