@@ -18,7 +18,7 @@ logger = logging.getLogger("aiopromptcache")
 
 EventKind = Literal[
     "hit", "miss", "store", "collapsed", "stale", "refresh", "similar",
-    "evict", "expire", "invalidate", "error", "breaker", "bypass",
+    "evict", "expire", "invalidate", "error", "breaker",
 ]  # fmt: skip
 
 
@@ -26,8 +26,8 @@ EventKind = Literal[
 class CacheEvent:
     """One thing that happened. Fields that do not apply to its kind are None.
 
-    What was paid for is in "miss" (of a stream when it has ended), "refresh" and "bypass" (a call
-    that may not be cached), each once.
+    What was paid for is in "miss" (of a stream when it has ended) and "refresh", each once. Calls
+    that may not be cached are in the statistics, and are told by no event.
     """
 
     kind: EventKind

@@ -96,7 +96,9 @@ async def test_where_nobody_listens_no_event_is_made(
         assert cache.stats.hits == 3
 
 
-async def test_calls_that_may_not_be_cached_are_counted_and_told(server: OpenAIServer) -> None:
+async def test_calls_that_may_not_be_cached_are_counted_and_no_event(
+    server: OpenAIServer,
+) -> None:
     events: list[CacheEvent] = []
     async with PromptCache(hooks=[events.append]) as cache:
         await cache.wrap(server.client()).chat.completions.create(**chat(store=True))
@@ -105,8 +107,5 @@ async def test_calls_that_may_not_be_cached_are_counted_and_told(server: OpenAIS
     assert cache.stats.as_dict()["outcomes"] == [
         {"endpoint": "chat.completions", "outcome": "bypass", "tier": "", "count": 1}
     ]
-    [event] = events
-    assert (event.kind, event.key, event.model) == ("bypass", None, MODEL)
-    assert event.usage is not None
-    assert event.usage.total == cache.stats.tokens_spent.total > 0
-    assert event.duration is not None
+    assert cache.stats.tokens_spent.total > 0
+    assert events == []
