@@ -142,7 +142,9 @@ class PromptCache:
         """Override `fields` for all calls inside, and `directives` for what could be asked anew."""
         outer = controls.get()
         asking, given = control_of(self)
-        asking, given = asking.merged(**fields, **directives), given.merged(**fields)
+        same = asking is given and not directives
+        given = given.merged(**fields)
+        asking = given if same else asking.merged(**fields, **directives)
         controls.set({**(outer or {}), self: Control(asking, given)})
         try:
             yield

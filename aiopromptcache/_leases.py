@@ -8,9 +8,11 @@ task listens to the news, so that the local tier never keeps for long what anoth
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 from ._entry import Entry
@@ -52,6 +54,14 @@ class Obtained(NamedTuple):
     """Seconds that the tier took, waiting for others aside."""
 
 
+class _Spare(NamedTuple):
+    """A lease that waits for the call that it was claimed for."""
+
+    number: int
+    """Of the claim: a later one has a greater number."""
+    lease: Lease
+
+
 Wait = Callable[[asyncio.Event, float], Awaitable[bool]]
 """Waits for news of a slot, or so many seconds; True where the flight is to wait no more."""
 
@@ -91,7 +101,8 @@ class Coordinator:
         self.claims: Looks[Claim] = Looks(self._claim_many)
         self._waiting: dict[str, set[_Attention]] = {}
         self._held: set[Lease] = set()
-        self._spare: dict[str, Lease] = {}
+        self._spare: dict[str, _Spare] = {}
+        self._claims = itertools.count()
         self._elsewhere: set[str] = set()
         """Slots that another process was loading when somebody here looked."""
         self._timers: set[asyncio.TimerHandle] = set()
@@ -146,13 +157,13 @@ class Coordinator:
 
     async def _claim(self, slot: str, past: bytes, take: bool, spent: float) -> Claim | None:
         if not (past or take) and (spare := self._spare.pop(slot, None)) is not None:
-            return Claim(lease=spare)
+            return Claim(lease=spare.lease)
         if past or take or spent:
             return await self._claim_alone(slot, past, take, spent)
         claim, _ = await self.claims.look(slot)
         if claim is not None and claim.lease is not None:  # one of those who asked may have it
             spare = self._spare.pop(slot, None)
-            return Claim(lease=spare) if spare is not None else Claim(wait=0.0)
+            return Claim(lease=spare.lease) if spare is not None else Claim(wait=0.0)
         return claim
 
     async def _claim_alone(self, slot: str, past: bytes, take: bool, spent: float) -> Claim | None:
@@ -177,28 +188,37 @@ class Coordinator:
 
     async def _claim_many(self, slots: Sequence[str], waited: float) -> Mapping[str, Claim]:
         """Claims of several callers at once. A lease waits for the one who comes for it."""
-        started = idle_time()
+        number, started = next(self._claims), idle_time()
         await self.listening(waited)
         waited += idle_time() - started
         claims = await self.guard.claim(slots, spent=waited)
+        spares = [_Spare(number, claim.lease) for claim in claims.values() if claim.lease]
+        for spare in spares:
+            self._set_aside(spare)
         for slot, claim in claims.items():
-            if claim.lease is not None:
-                self._hold(claim.lease)
-                self._spare[slot] = claim.lease
-            elif claim.entry is None:
+            if claim.lease is None and claim.entry is None:
                 if len(self._elsewhere) >= ELSEWHERE:  # of callers who left before they came to it
                     self._elsewhere.clear()
                 self._elsewhere.add(slot)
-        if self._spare:
-            self._later(SPARE_SECONDS, self._drop_spare, list(self._spare.values()))
+        if spares:
+            self._later(SPARE_SECONDS, partial(self._drop_spares, spares))
         return claims
 
-    def _drop_spare(self, leases: Sequence[Lease]) -> None:
-        """The calls that they were claimed for never came."""
-        for lease in leases:
-            if self._spare.get(lease.slot) == lease:
-                del self._spare[lease.slot]
-                self.give_back(lease)
+    def _set_aside(self, spare: _Spare) -> None:
+        """Of two for one slot the earlier one is void, whichever reply came first."""
+        self._hold(spare.lease)
+        slot = spare.lease.slot
+        known = self._spare.get(slot)
+        self._spare[slot] = spare if known is None else max(known, spare)
+        if known is not None:
+            self.give_back(min(known, spare).lease)
+
+    def _drop_spares(self, spares: Sequence[_Spare]) -> None:
+        """The calls that they were claimed for never came, or will ask anew."""
+        for spare in spares:
+            if self._spare.get(spare.lease.slot) is spare:
+                del self._spare[spare.lease.slot]
+                self.give_back(spare.lease)
 
     @contextmanager
     def _attention(self, slot: str) -> Iterator[_Attention]:
@@ -339,8 +359,10 @@ class Coordinator:
         """What is being claimed for a slot (None: for any) may not be its value any more."""
         if slot is None:
             self.claims.overtake_all()
+            self._drop_spares(list(self._spare.values()))
         else:
             self.claims.overtake(slot)
+            self._drop_spares([spare for spare in [self._spare.get(slot)] if spare])
         for attention in self._attentions(slot):
             attention.overtaken = True
 
@@ -361,12 +383,10 @@ class Coordinator:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _later(
-        self, seconds: float, act: Callable[[Sequence[Lease]], None], leases: Sequence[Lease]
-    ) -> None:
+    def _later(self, seconds: float, act: Callable[[], None]) -> None:
         def due() -> None:
             self._timers.discard(handle)
-            act(leases)
+            act()
 
         handle = asyncio.get_running_loop().call_later(seconds, due)
         self._timers.add(handle)

@@ -131,8 +131,8 @@ class Ledger:
         self.timings.took("wait", (endpoint or OWN, outcome), seconds)
 
     def missed(self, key: str) -> None:
-        """Count a lookup that found nothing and goes nowhere."""
-        self.count_request(None, leader=True)
+        """Count a lookup that found nothing and goes nowhere: no tally has it as forwarded."""
+        self.stats.outcomes[OWN, "miss", ""] += 1
         self.tell("miss", key=key)
 
     def noticed(

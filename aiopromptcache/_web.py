@@ -93,8 +93,8 @@ class Rules:
             raise NoPartition(
                 f"the partition callable gave {given}; expected a str that is not empty"
             )
-        outer, own = self.cache.current_policy.partition, quote(found, safe="")
-        return f"{quote(outer, safe='')}/{own}" if outer else own
+        outer, own = self.cache.current_policy.partition, _quoted(found)
+        return f"{_quoted(outer)}/{own}" if outer else own
 
     @contextmanager
     def applied(self, fields: Fields) -> Iterator[Tally]:
@@ -109,6 +109,11 @@ class Rules:
                 yield tally
         finally:
             current.reset(token)
+
+
+def _quoted(name: str) -> str:
+    """Without slashes. aiohttp's headers may hold surrogates, for bytes that are no UTF-8."""
+    return quote(name, safe="", errors="surrogatepass")
 
 
 def _directives(allow: Iterable[str]) -> list[str]:

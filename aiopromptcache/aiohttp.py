@@ -107,6 +107,8 @@ def middleware(
             try:
                 response = await handler(request)
             except NotCached:
+                if request.writer.output_size:  # an answer has begun: no second one into its midst
+                    raise
                 late = web.HTTPGatewayTimeout(text="not in the cache")
                 _add(late, tally)
                 raise late from None

@@ -18,6 +18,7 @@ from ._web import FLOOR, FREE, NoPartition, Rules, summary
 try:
     from starlette.exceptions import HTTPException
     from starlette.requests import HTTPConnection
+    from starlette.responses import JSONResponse, PlainTextResponse, Response
 except ImportError as error:  # pragma: no cover
     raise ImportError(
         "aiopromptcache.asgi needs Starlette: pip install 'aiopromptcache[asgi]'"
@@ -40,6 +41,10 @@ _KEY = "aiopromptcache"
 """Where a request's scope holds its cache."""
 WATCH_AFTER = 0.05
 """Seconds that a request is handled before anybody looks whether its client is still there."""
+_BODIES = {"http.response.body", "http.response.pathsend", "http.response.zerocopysend"}
+"""Messages that may be the last of a response; some servers take a file's path for its bytes."""
+_REASON = 123
+"""Bytes that a websocket's close frame holds beside its code."""
 _SHUT_DOWN = {
     "lifespan.startup.failed",
     "lifespan.shutdown.complete",
@@ -103,10 +108,10 @@ class PromptCacheMiddleware:
         try:
             fields = await self._rules.fields(HTTPConnection(scope), _cache_control(scope))
         except NoPartition:
-            await _refuse(scope, send, 403, "no partition for this request")
+            await _refuse(scope, receive, send, HTTPException(403, "no partition for this request"))
             return
         except HTTPException as error:
-            await _refuse(scope, send, error.status_code, error.detail)
+            await _refuse(scope, receive, send, error)
             return
         with self._rules.applied(fields) as tally:
             if scope["type"] == "websocket":
@@ -134,7 +139,7 @@ class PromptCacheMiddleware:
         except NotCached:
             if began:
                 raise
-            await _refuse(scope, told, 504, "not in the cache")
+            await _refuse(scope, receive, told, HTTPException(504, "not in the cache"))
 
 
 class _Watched:
@@ -160,7 +165,7 @@ class _Watched:
         timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin, handling)
 
         async def told(message: Message) -> None:
-            if message["type"] == "http.response.body" and not message.get("more_body", False):
+            if message["type"] in _BODIES and not message.get("more_body", False):
                 self._end(timer)  # what the app does from now on, it does not do for this client
             await send(message)
 
@@ -220,18 +225,20 @@ def _cache_control(scope: Scope) -> str:
     return b", ".join(values).decode("latin-1") if values else ""
 
 
-async def _refuse(scope: Scope, send: Send, status: int, words: str) -> None:
-    """A short answer in plain text; a websocket is not accepted."""
+async def _refuse(scope: Scope, receive: Receive, send: Send, error: HTTPException) -> None:
+    """A short answer; a websocket is not accepted."""
     if scope["type"] == "websocket":
-        await send({"type": "websocket.close", "code": 1008, "reason": words[:100]})
-        return
-    body = words.encode()
-    headers = [
-        (b"content-type", b"text/plain; charset=utf-8"),
-        (b"content-length", str(len(body)).encode()),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        reason = str(error.detail).encode()[:_REASON].decode(errors="ignore")
+        await send({"type": "websocket.close", "code": 1008, "reason": reason})
+    else:
+        await _response(error)(scope, receive, send)
+
+
+def _response(error: HTTPException) -> Response:
+    """What the frameworks make of it: a FastAPI app may give a detail that is no text."""
+    if isinstance(error.detail, str):
+        return PlainTextResponse(error.detail, error.status_code, error.headers)
+    return JSONResponse({"detail": error.detail}, error.status_code, error.headers)
 
 
 # Dependencies
@@ -248,11 +255,13 @@ def get_cache(connection: HTTPConnection) -> PromptCache:
     return found
 
 
-def wrapped(client: ClientT | Callable[[], ClientT]) -> Callable[[HTTPConnection], ClientT]:
+def wrapped(
+    client: ClientT | Callable[[], ClientT],
+) -> Callable[[HTTPConnection], Awaitable[ClientT]]:
     """A FastAPI dependency that gives `client`, wrapped by the request's cache.
 
-    `Annotated[AsyncOpenAI, Depends(wrapped(AsyncOpenAI))]`. A callable is called once, when it is
-    first needed.
+    `Client = Annotated[AsyncOpenAI, Depends(wrapped(AsyncOpenAI))]`, once for all handlers. A
+    callable is called once for each `wrapped`, when a client is first needed.
     """
     make: Any = once(client) if callable(client) else lambda: client
 
@@ -261,7 +270,8 @@ def wrapped(client: ClientT | Callable[[], ClientT]) -> Callable[[HTTPConnection
         made: ClientT = cache.wrap(make())
         return made
 
-    def dependency(connection: HTTPConnection) -> ClientT:
+    async def dependency(connection: HTTPConnection) -> ClientT:
+        # A plain function would be called in threads: slower, and in several at once.
         return of(get_cache(connection))
 
     return dependency

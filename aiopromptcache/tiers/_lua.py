@@ -171,11 +171,12 @@ end
 return #answers == 1 and answers[1] or answers  -- one alone is cheaper to read
 """)
 
-# KEYS: entry, lease [, log, index, sets of tags]. ARGV: "set", "fill" or "given", token, since,
-# record, milliseconds to live (0: for ever), name for the log, sealed name, writer, most entries
-# (0: any), how many older places, those (under keys that were rotated out, or others' newest), then
-# the names that the log may know this by (tags with a "t" before them). Gives 1
-# where stored, 0 where overtaken, 2 where stored and the log, elsewhere on a cluster, must say so.
+# KEYS: entry, lease [, log, index, sets of tags]. ARGV: "set", "fill" or "given", token (of "given"
+# the writer whose news do not count; "": all do), since, record, milliseconds to live (0: for
+# ever), name for the log, sealed name, writer, most entries (0: any), how many older places, those
+# (under keys that were rotated out, or others' newest), then the names that the log may know this
+# by (tags with a "t" before them). Gives 1 where stored, 0 where overtaken, 2 where stored and the
+# log, elsewhere on a cluster, must say so.
 # What was "given" and is overtaken leaves nobody's value: which of them is newer is not known.
 FILL = Script(
     _COMMON
@@ -183,7 +184,8 @@ FILL = Script(
     + _KEEP_BOOKS
     + """
 local entry, lease, log, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local set, given, token, since = ARGV[1] == 'set', ARGV[1] == 'given', ARGV[2], ARGV[3]
+local set, given, since = ARGV[1] == 'set', ARGV[1] == 'given', ARGV[3]
+local token, but = given and '' or ARGV[2], given and ARGV[2]
 local record, life = ARGV[4], tonumber(ARGV[5])
 local name, sealed, writer, most = ARGV[6], ARGV[7], ARGV[8], tonumber(ARGV[9])
 local older = tonumber(ARGV[10])
@@ -198,7 +200,7 @@ if not set then
   if log and since ~= '' then
     local names = {}
     for i = 11 + older, #ARGV do names[ARGV[i]] = true end
-    if overtaken(log, since, names, mine, given and writer) then
+    if overtaken(log, since, names, mine, but) then
       if mine then redis.call('DEL', lease) end
       if mine and waited then say(log, 'r', name, sealed, writer) end
       if given then

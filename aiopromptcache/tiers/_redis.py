@@ -234,10 +234,12 @@ class RedisTier:
 
         log = self._names.log(namespace)
         connection = await self._link.connection(log)
-        # Of two caches that share this tier, what one does is news to the other.
-        alone = self._attached.count(namespace) == 1
-        writer = self._writer if alone else ""
-        await listen(connection, log, self._names, writer, since, self.timeout, told, self._timed)
+        own = self._aside(namespace)
+        await listen(connection, log, self._names, own, since, self.timeout, told, self._timed)
+
+    def _aside(self, namespace: str) -> str:
+        """Whose news are none: ours, unless caches share us. What one does is news to the other."""
+        return self._writer if self._attached.count(namespace) == 1 else ""
 
     def _lease_life(self) -> int:
         return max(1, int(self.lease * LEASE_SHARE * 1_000))
@@ -353,7 +355,7 @@ class RedisTier:
         if not self._link.clustered:
             keys += self._book_keys(namespace, entry)
         mode = "set" if unconditional else "given" if token == GIVEN else "fill"
-        token = "" if token == GIVEN else token
+        token = self._aside(namespace) if token == GIVEN else token
         news = [places.names[0], self._names.sealed(slot), self._writer]
         args = [mode, token, since, record, self._life(entry), *news, self._max_entries]
         older = () if self._link.clustered else places.older
@@ -385,7 +387,7 @@ class RedisTier:
         args = [places.entry, self._life(entry), self._max_entries, kind, *call.args[5:8]]
         names = self._log_names(namespace, places, entry)
         since = "" if unconditional else since
-        but = self._writer if token == GIVEN else ""
+        but = self._aside(namespace) if token == GIVEN else ""
         victims = await self._link.run(
             Call(BOOK, self._book_keys(namespace, entry), [*args, since, but, *names])
         )

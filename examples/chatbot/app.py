@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 from _offline import tiers
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
 from openai import APIConnectionError, AsyncOpenAI, OpenAIError, RateLimitError
@@ -40,6 +41,8 @@ SYSTEM = "You are a friendly assistant. Answer in a few short sentences."
 COOKIE = "chatbot"
 COOKIE_LIFE = 30 * 86_400
 USER = re.compile(r"[0-9a-f]{32}")
+LONGEST = 2_000
+"""Characters of a question."""
 SAFE = {
     "Content-Security-Policy": "default-src 'self'; base-uri 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
@@ -51,7 +54,7 @@ SAFE = {
 class Question(BaseModel):
     """What a user sends."""
 
-    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2_000)]
+    text: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST)]
 
 
 def create_app() -> FastAPI:
@@ -73,7 +76,7 @@ def _user_in(connection: HTTPConnection) -> str | None:
     return found if USER.fullmatch(found) else None
 
 
-def history_of(request: Request) -> History:
+async def history_of(request: Request) -> History:
     """The history of the user who asks."""
     user = _user_in(request)
     if user is None:
@@ -126,6 +129,11 @@ def build_app(client: AsyncOpenAI, cache: PromptCache, model: str) -> FastAPI:
             return JSONResponse({"error": kindly(error)}, 502)
         lines = answer(stream, question.text, past, cache, began)
         return StreamingResponse(lines, media_type="application/x-ndjson")
+
+    @app.exception_handler(RequestValidationError)
+    async def refused(*_: object) -> Response:
+        """Without what was sent, which may be large, or no text that could be sent back."""
+        return JSONResponse({"error": f"A question has 1 to {LONGEST:,} characters."}, 422)
 
     registry = CollectorRegistry()
     PrometheusMetrics(cache, registry=registry)

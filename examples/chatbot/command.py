@@ -33,7 +33,7 @@ def parsed(arguments: list[str] | None = None) -> argparse.Namespace:
 
 async def work(port: int) -> None:
     """One worker: serve until the parent says stop."""
-    config = uvicorn.Config(create_app(), log_level="warning", timeout_graceful_shutdown=2)
+    config = uvicorn.Config(create_app(), log_level="warning", timeout_graceful_shutdown=10)
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve(sockets=[listening(port)]))
     while not (server.started or serving.done()):  # noqa: ASYNC110  # it tells nobody

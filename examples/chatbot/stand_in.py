@@ -34,7 +34,7 @@ KNOWN = {
 FALLBACK = (
     "I am the stand-in that answers when there is no key, so I know only a few things by heart: "
     "the sky, eggs, caches, cats, sleep and one poem. You asked: “{}”. A real model would have "
-    "an answer to that. Ask me again, and see that even this one is not worked out twice."
+    "an answer to that. Ask again in a new chat, and see that even this one is not made twice."
 )
 
 

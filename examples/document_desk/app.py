@@ -105,7 +105,7 @@ async def _question(request: web.Request) -> str:
         raise Refused(415, 'Send JSON: {"question": "..."}.')
     try:
         body = await request.json()
-    except ValueError:
+    except (ValueError, LookupError, RecursionError):  # an unknown charset; a thousand brackets
         raise Refused(400, "This is no JSON.") from None
     question = body.get("question") if isinstance(body, dict) else None
     if not isinstance(question, str):

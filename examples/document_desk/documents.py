@@ -69,11 +69,12 @@ class Library:
         """Write a document, a new one too.
 
         `expected` is the version that the writer has seen, "" for none: another one there is
-        refused. It is a check and not a lock: of two writers in the same moment the later wins.
+        refused, but for this very text: a save may be sent twice. It is a check and not a lock: of
+        two writers in the same moment the later wins.
         """
         document = Document(checked(name), text_of(data))
         path = self._path(document.name)
-        self._check(path, expected)
+        self._check(path, document, expected)
         number, temporary = tempfile.mkstemp(prefix=".saving-", dir=self.folder)
         try:
             with os.fdopen(number, "wb") as file:
@@ -88,7 +89,7 @@ class Library:
         """Delete a document."""
         self._existing(name).unlink()
 
-    def _check(self, path: Path, expected: str | None) -> None:
+    def _check(self, path: Path, document: Document, expected: str | None) -> None:
         exists = _is_document(path)
         if not exists and len(self.names()) >= MAX_DOCUMENTS:
             raise Refused(409, f"There are {MAX_DOCUMENTS} documents already.")
@@ -96,7 +97,8 @@ class Library:
             return
         if not expected and exists:
             raise Refused(412, f"There is a document named {path.name} already.")
-        if expected and (not exists or self.read(path.name).version != expected):
+        seen = (expected, document.version)
+        if expected and (not exists or self.read(path.name).version not in seen):
             raise Refused(412, f"{path.name} was changed by somebody else meanwhile.")
 
     def _existing(self, name: str) -> Path:

@@ -17,6 +17,13 @@ pytestmark = pytest.mark.anyio
 
 QUESTION = "Why is the sky blue, and what else is?"
 READY = "document.documentElement.dataset.ready === ''"
+HOLD_DELETE = """(() => {
+    const send = window.fetch, held = new Promise((go) => { window.release = go; });
+    window.fetch = async (url, options) => {
+        if (options?.method === "DELETE") await held;
+        return send(url, options);
+    };
+})()"""
 BADGES = "document.querySelectorAll('.badge:not([hidden])').length"
 
 
@@ -172,6 +179,24 @@ async def test_a_reload_keeps_the_history(browser: Browser, url: str) -> None:
     assert await page.texts("article p") == []
 
 
+async def test_who_asks_at_once_in_a_new_chat_loses_nothing(
+    browser: Browser, url: str, upstream: OpenAIServer
+) -> None:
+    page = await opened(browser, url)
+    await ask(page)
+    await badges(page)
+    await page.evaluate(HOLD_DELETE)
+    await page.click("#clear")
+    await ask(page, "And now?")
+    await page.evaluate("release()")
+    assert await badges(page) == ["Fresh"]
+    assert await page.texts(".question") == ["And now?"]
+    assert [said["role"] for said in upstream.requests[-1].body["messages"]] == ["system", "user"]
+    await page.reload()
+    await page.wait_for(READY)
+    assert await page.texts(".question") == ["And now?"]
+
+
 async def test_private_answers_are_not_shared(
     browser: Browser, url: str, upstream: OpenAIServer
 ) -> None:
@@ -282,6 +307,25 @@ async def test_a_failure_is_told_kindly_and_can_be_tried_again(
     await page.reload()
     assert await badges(page) == ["Fresh"]
     assert upstream.calls == 3
+
+
+async def test_nothing_is_tried_again_while_another_answer_is_written(
+    browser: Browser, url: str, upstream: OpenAIServer
+) -> None:
+    page = await opened(browser, url)
+    again = "document.querySelector('.failure button').checkVisibility()"
+    upstream.fail(503)
+    await ask(page, "The first one?")
+    await page.wait_for(again)
+    upstream.hold_after(4)
+    await ask(page)
+    await words(page, 3)
+    assert not await page.evaluate(again)
+    upstream.release()
+    await badges(page)
+    await page.click(".failure button")
+    assert await badges(page, 2) == ["Fresh", "Fresh"]
+    assert await page.texts(".question") == [QUESTION, "The first one?"]
 
 
 async def test_a_lost_connection_is_told(browser: Browser, url: str) -> None:

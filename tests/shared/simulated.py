@@ -62,7 +62,18 @@ class SimulatedServer:
         self.log: list[tuple[str, str, str]] = []
         """Of each news kind, name and writer; its position is one more than its place."""
         self._marks = itertools.count(1)
+        self.frozen_until, self._thawed = 0.0, itertools.count(1)
         self._said = asyncio.Event()
+
+    def freeze(self, seconds: float) -> None:
+        """It stands still, as a process that was stopped: what comes waits in line."""
+        self.frozen_until, self._thawed = self._now() + seconds, itertools.count(1)
+
+    def runs(self, arrives: float) -> float:
+        """When it comes to a command that arrives then."""
+        if arrives > self.frozen_until:
+            return arrives
+        return self.frozen_until + next(self._thawed) * 1e-6
 
     def _say(self, kind: str, name: str, writer: str) -> None:
         self.log.append((kind, name, writer))
@@ -116,7 +127,7 @@ class SimulatedServer:
         self._store(slot, entry)
         self._say("dropped", slot, writer)
 
-    def fill(self, entry: Entry, lease: Lease, writer: str) -> bool:
+    def fill(self, entry: Entry, lease: Lease, writer: str, aside: str) -> bool:
         slot, given = lease.slot, lease.token == GIVEN
         token = "" if given else lease.token
         held = self._held(slot)
@@ -127,7 +138,7 @@ class SimulatedServer:
                 return True
             if known is not None or held is not None:
                 return False
-        if self._overtaken(lease.since, slot, entry, writer if given else ""):
+        if self._overtaken(lease.since, slot, entry, aside if given else ""):
             if held is not None and mine:
                 del self.leases[slot]
                 if held.waited:
@@ -190,14 +201,21 @@ class SimulatedTier:
         self._rng = rng
         self._writer = writer
         self._tokens = itertools.count()
+        self._attached = 0
         self._cut = asyncio.Event()
         self._busy_until = [0.0, 0.0]
         """When the last command of each connection arrives."""
         self.down_until = 0.0
-        self.hears = math.inf
-        """Since when it hears the news, without a gap."""
+        self._ears: list[float] = []
+        """Since when each of its caches hears the news."""
 
-    def attach(self, context: TierContext) -> None: ...
+    def attach(self, context: TierContext) -> None:
+        self._attached += 1
+
+    @property
+    def _aside(self) -> str:
+        """Whose news are none; see the Redis tier."""
+        return self._writer if self._attached == 1 else ""
 
     # Faults
 
@@ -205,7 +223,12 @@ class SimulatedTier:
         """All connections are lost, and what is on them."""
         self._cut.set()
         self._cut = asyncio.Event()
-        self.hears = math.inf
+        self._ears.clear()
+
+    @property
+    def hears(self) -> float:
+        """Since when all its caches hear all news."""
+        return max(self._ears) if len(self._ears) == self._attached else math.inf
 
     # The way there and back
 
@@ -217,6 +240,7 @@ class SimulatedTier:
             raise ConnectionError("down")
         line = rng.randrange(len(self._busy_until))
         arrives = max(loop.time(), self._busy_until[line]) + rng.uniform(0, LONGEST)
+        arrives = self._server.runs(arrives)
         self._busy_until[line] = arrives
         reply: asyncio.Future[T] = loop.create_future()
 
@@ -257,8 +281,9 @@ class SimulatedTier:
             await self._do(lambda s=slot, e=entry: self._server.set(s, e, self._writer))  # type: ignore[misc]
 
     async def fill(self, entries: Sequence[tuple[Entry, Lease]]) -> Sequence[bool | None]:
+        server, writer, aside = self._server, self._writer, self._aside
         each = [
-            self._do(lambda e=entry, le=lease: self._server.fill(e, le, self._writer))  # type: ignore[misc]
+            self._do(lambda e=entry, le=lease: server.fill(e, le, writer, aside))  # type: ignore[misc]
             for entry, lease in entries
         ]
         return await asyncio.gather(*each)
@@ -295,11 +320,11 @@ class SimulatedTier:
     async def listen(
         self, namespace: str, since: str, told: Callable[[News], Awaitable[None]]
     ) -> None:
-        server, cut = self._server, self._cut
+        server, cut, loop = self._server, self._cut, asyncio.get_running_loop()
         lost = not since
         position = await self._do(lambda: int(since) if since else len(server.log))
         await told(News("listening", str(position), lost=lost))
-        self.hears = asyncio.get_running_loop().time()
+        self._ears.append(loop.time())
         ended = asyncio.ensure_future(cut.wait())
         try:
             while True:
@@ -308,10 +333,11 @@ class SimulatedTier:
                 if ended.done():
                     waiting.cancel()
                     raise ConnectionError("the connection was lost")
+                await asyncio.sleep(self._server.runs(loop.time()) - loop.time())
                 await asyncio.sleep(self._rng.uniform(0, LONGEST))
                 for kind, name, writer in waiting.result():
                     position += 1
-                    own = writer == self._writer
+                    own = writer == self._aside
                     await told(News(kind, str(position), name, own=own))  # type: ignore[arg-type]
         finally:
             ended.cancel()

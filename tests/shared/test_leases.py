@@ -57,6 +57,36 @@ async def test_many_callers_in_many_caches_are_one_call(url: str, raw: Any) -> N
         assert await leases(raw) == []
 
 
+async def test_of_two_claims_the_later_lease_counts_whichever_reply_comes_first(
+    url: str, raw: Any
+) -> None:
+    """The other must not be kept alive by renewals: nobody would ever load that key again."""
+    async with team(url) as [one, other]:
+        shared: Any = one._engine.storage.shared
+        plain, replies = shared.guard.claim, [Gate(), Gate()]
+        answered: list[int] = []
+
+        async def claim(*arguments: Any, **options: Any) -> Any:
+            claims = await plain(*arguments, **options)
+            answered.append(number := len(answered))
+            if number < len(replies):
+                await replies[number].wait()
+            return claims
+
+        shared.guard.claim = claim
+        first = ask(one, gives(1))
+        await wait_until("the first claim", lambda: len(answered) == 1)
+        await one.delete("key")  # what is asked for now may not join what was asked before
+        second = ask(one, gives(1))
+        await wait_until("the second claim", lambda: len(answered) == 2)
+        for reply in reversed(replies):
+            reply.open()
+        assert await asyncio.gather(first, second) == [1, 1]
+        assert not shared._held
+        assert await leases(raw) == []
+        assert await other.get("key") == 1
+
+
 async def test_who_knows_of_anothers_call_makes_none_for_want_of_time(
     url: str, raw: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -44,6 +44,7 @@ async def team(
 ) -> AsyncIterator[list[PromptCache]]:
     """Caches with a memory tier and a Redis tier each, over one server, or one way to it each."""
     urls = [url] * count if isinstance(url, str) else list(url)
+    options.setdefault("timeout", 2.0)  # a busy machine is no fault of the tier
     policy = {name: options.pop(name) for name in ("ttl", "namespace", "clock") if name in options}
     caches = [PromptCache(MemoryTier(), RedisTier(url, **options), **policy) for url in urls]
     try:
@@ -148,7 +149,7 @@ class Worker:
             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         )
         worker = cls(process)
-        await wait_until("the start of a worker", lambda: worker.of("ready"), 30)
+        await wait_until("the start of a worker", lambda: worker.of("ready"), 90)
         return worker
 
     async def _read(self) -> None:

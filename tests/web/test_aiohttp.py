@@ -49,7 +49,13 @@ async def serving(
             await response.write((text or "").encode())
         return response
 
-    app.add_routes([web.get(f"/{f.__name__}", f) for f in (ask, none, refused, stream)])
+    async def late(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write((await answer(cached, request.query["q"])).encode())
+        return response
+
+    app.add_routes([web.get(f"/{f.__name__}", f) for f in (ask, none, refused, stream, late)])
     runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -96,6 +102,38 @@ async def test_strangers_and_tenants(client: AsyncOpenAI, upstream: OpenAIServer
         assert (code, said) == (504, "aiopromptcache; fwd=miss")
         assert (await get(http, "/ask?q=1", **{**alone, "X_Tenant": "a"}))[0] == 200
         assert upstream.calls == 2
+
+
+async def test_a_begun_answer_breaks_off_where_there_is_nothing(client: AsyncOpenAI) -> None:
+    async with serving(client, PromptCache()) as http:
+        headers = {"Cache-Control": "only-if-cached"}
+        async with http.get("/late?q=1", headers=headers) as response:
+            assert response.status == 200
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await response.read()
+
+
+async def test_a_tenant_may_have_any_bytes_for_a_name(
+    client: AsyncOpenAI, upstream: OpenAIServer
+) -> None:
+    def tenant(request: web.Request) -> str:
+        return request.headers["X-Tenant"]
+
+    async with serving(client, PromptCache(), partition=tenant) as http:
+        for name in ("\xff", "\xfe", "\xff"):
+            reader, writer = await asyncio.open_connection(*_address(http))
+            head = f"GET /ask?q=1 HTTP/1.0\r\nHost: x\r\nX-Tenant: {name}\r\n\r\n"
+            writer.write(head.encode("latin-1"))
+            assert b" 200 OK" in await reader.readline()
+            await reader.read()
+            writer.close()
+        assert upstream.calls == 2
+
+
+def _address(http: aiohttp.ClientSession) -> tuple[str, int]:
+    url = http._base_url
+    assert url is not None
+    return str(url.host), int(url.port or 0)
 
 
 async def test_a_partition_may_refuse_with_an_http_error(client: AsyncOpenAI) -> None:

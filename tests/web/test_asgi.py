@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Annotated, Any
 
 import httpx
@@ -43,6 +44,13 @@ def app_of(client: AsyncOpenAI, cache: PromptCache, **options: Any) -> FastAPI:
 
         return await cache.get_or_create("own", make)
 
+    @app.get("/looks")
+    async def looks(
+        q: str, cache: Annotated[PromptCache, Depends(get_cache)], client: AsyncOpenAI = given
+    ) -> str:
+        await cache.get("nowhere")
+        return await answer(client, q)
+
     @app.get("/none")
     async def none() -> str:
         return "nothing asked"
@@ -80,6 +88,7 @@ async def test_the_response_sums_up_its_calls(client: AsyncOpenAI) -> None:
             status(await http.get("/both?a=1&b=2"))
             == 'aiopromptcache; fwd=miss; stored; detail="1 hit, 1 miss"'
         )
+        assert status(await http.get("/looks?q=1")) == "aiopromptcache; hit"  # and no miss
         assert status(await http.get("/own")) == "aiopromptcache; fwd=miss; stored"
         assert status(await http.get("/own")) == "aiopromptcache; hit"
 
@@ -124,6 +133,30 @@ async def test_concurrent_requests_share_a_call(
 def _waiting(cache: PromptCache) -> int:
     flights = cache._engine.flights._flights.values()
     return sum(flight.waiting for same in flights for flight in same)
+
+
+async def test_a_crowd_has_one_client_made(client: AsyncOpenAI) -> None:
+    crowd, made = 5, 0
+    together = threading.Barrier(crowd)
+
+    def make() -> AsyncOpenAI:
+        nonlocal made
+        made += 1
+        with suppress(threading.BrokenBarrierError):
+            together.wait(0 if threading.current_thread() is threading.main_thread() else 10)
+        return client
+
+    app = FastAPI()
+    app.add_middleware(PromptCacheMiddleware, cache=PromptCache())
+    given: Any = Depends(wrapped(make))
+
+    @app.get("/")
+    async def same(client: AsyncOpenAI = given) -> int:
+        return id(client)
+
+    async with serving(app) as http:
+        told = await asyncio.gather(*[http.get("/") for _ in range(crowd)])
+        assert len({response.text for response in told}) == made == 1
 
 
 # What strangers may say
@@ -254,13 +287,20 @@ async def test_without_a_partition_there_is_no_answer(
         assert upstream.calls == 0
 
 
-async def test_a_partition_may_refuse_with_an_http_error(client: AsyncOpenAI) -> None:
+@pytest.mark.parametrize(
+    ("detail", "body"),
+    [("who are you?", b"who are you?"), ({"code": 7}, b'{"detail":{"code":7}}')],
+)
+async def test_a_partition_may_refuse_with_an_http_error(
+    client: AsyncOpenAI, detail: Any, body: bytes
+) -> None:
     async def refuse(connection: Any) -> str:
-        raise HTTPException(401, "who are you?")
+        raise HTTPException(401, detail, headers={"WWW-Authenticate": "Bearer"})
 
     async with serving(app_of(client, PromptCache(), partition=refuse)) as http:
         response = await http.get("/ask?q=1")
-        assert (response.status_code, response.text) == (401, "who are you?")
+        assert (response.status_code, response.content) == (401, body)
+        assert response.headers["www-authenticate"] == "Bearer"
 
 
 async def test_a_partition_joins_the_policys_own(
@@ -297,9 +337,14 @@ async def test_a_websocket_without_a_partition_is_not_accepted() -> None:
     async def send(message: Any) -> None:
         sent.append(message)
 
-    middleware = PromptCacheMiddleware(app, PromptCache(), partition=tenant)
-    await middleware({"type": "websocket", "headers": []}, _never, send)
-    assert [message["type"] for message in sent] == ["websocket.close"]
+    def refuse(connection: Any) -> str:
+        raise HTTPException(403, "é" * 100)
+
+    for partition in (tenant, refuse):
+        middleware = PromptCacheMiddleware(app, PromptCache(), partition=partition)
+        await middleware({"type": "websocket", "headers": []}, _never, send)
+    assert [message["type"] for message in sent] == ["websocket.close"] * 2
+    assert [message["reason"] for message in sent] == ["no partition for this request", "é" * 61]
 
 
 async def test_a_websocket_calls_under_its_partition() -> None:
@@ -379,8 +424,9 @@ async def turns(count: int = 20) -> None:
         await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize("last", ["http.response.body", "http.response.pathsend"])
 async def test_what_comes_after_the_response_is_not_cancelled(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, last: str
 ) -> None:
     monkeypatch.setattr(asgi, "WATCH_AFTER", 0)
     ended, watched, done = asyncio.Event(), asyncio.Event(), []
@@ -393,7 +439,7 @@ async def test_what_comes_after_the_response_is_not_cancelled(
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await watched.wait()
         await send({"type": "http.response.start", "status": 204, "headers": []})
-        await send({"type": "http.response.body"})
+        await send({"type": last})
         ended.set()
         await turns()
         done.append(1)

@@ -225,10 +225,15 @@ async def test_what_breaks_off_is_told_and_not_kept(upstream: OpenAIServer, valk
         assert await turns(http, 0) == []
 
 
-@pytest.mark.parametrize("text", ["", "  ", "x" * 2_001])
+@pytest.mark.parametrize("text", ["", "  ", "x" * 2_001, "\ud800"])
 async def test_odd_questions_are_refused(upstream: OpenAIServer, valkey: Server, text: str) -> None:
     async with workers(upstream, valkey, 1) as [http]:
-        assert (await http.post("/api/ask", json={"text": text})).status_code == 422
+        body = json.dumps({"text": text})
+        refused = await http.post(
+            "/api/ask", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert refused.status_code == 422
+        assert refused.json() == {"error": "A question has 1 to 2,000 characters."}
         assert upstream.calls == 0
 
 
@@ -316,6 +321,22 @@ async def test_one_command_runs_it_and_ends_it(command: list[str], anyio_backend
         assert await process.wait() == 0, rest
         assert rest == ""
         assert alive(started) == []
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {})])
+async def test_an_answer_that_has_begun_is_ended_before_the_worker(anyio_backend: Any) -> None:
+    async with running(str(EXAMPLE), "--workers=1", REDIS_URL="") as (process, url, _):
+        async with httpx.AsyncClient(base_url=url, timeout=30) as http:
+            await http.get("/")
+            asking = http.stream("POST", "/api/ask", json={"text": "How do I sleep well?"})
+            async with asking as response:
+                lines = response.aiter_lines()
+                said = [json.loads(await anext(lines))]
+                process.send_signal(signal.SIGTERM)
+                said += [json.loads(line) async for line in lines]
+        assert "".join(line.get("text", "") for line in said) == KNOWN["sleep"]
+        assert await process.wait() == 0
+        assert await process.stdout.read() == b""
 
 
 @pytest.mark.parametrize("anyio_backend", [("asyncio", {})])

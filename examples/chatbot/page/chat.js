@@ -5,6 +5,7 @@ const text = find("#text");
 const send = find("#send");
 
 let asking = null; // the AbortController of the answer that is being written
+let forgotten = null; // the deletion of the history, which the next question waits for
 
 // Turns
 
@@ -110,6 +111,7 @@ async function ask(question) {
   busy(turn, controller);
   scroller.scrollTop = scroller.scrollHeight;
   try {
+    await forgotten;
     const response = await fetch("api/ask", {
       method: "POST",
       headers: {
@@ -171,9 +173,9 @@ find("#welcome").addEventListener("click", ({ target }) => {
     text.focus();
   }
 });
-find("#clear").addEventListener("click", async () => {
+find("#clear").addEventListener("click", () => {
   asking?.abort();
-  await fetch("api/history", { method: "DELETE" }).catch(() => {});
+  forgotten = fetch("api/history", { method: "DELETE" }).catch(() => {});
   log.replaceChildren();
   find("#welcome").hidden = false;
   text.focus();
