@@ -488,7 +488,7 @@ def _resource(name: str, kind: type) -> Any:
                     defined_by_sdk(type(self), method) for method in ("post", "request")
                 ):
                     target = endpoint.resource(self)
-                    target.create = fast_create(self._binding, endpoint, target.create)
+                    target.create = fast_create(self._binding, endpoint, target)
         return resource
 
     return functools.cached_property(get)

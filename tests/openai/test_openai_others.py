@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from typing import Any
+from unittest.mock import AsyncMock
 
 import pytest
 from openai import AsyncOpenAI
-from openai_calls import CHAT
+from openai.resources.chat.completions import AsyncCompletions
+from openai_calls import CHAT, user
 
 from aiopromptcache.testing import OpenAIServer
 
 pytestmark = pytest.mark.anyio
+
+
+async def test_a_class_that_is_patched_after_its_first_use(
+    client: AsyncOpenAI, server: OpenAIServer
+) -> None:
+    await client.chat.completions.create(**CHAT)
+    other = {**CHAT, "messages": user("another")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(AsyncCompletions, "create", AsyncMock(return_value="mocked"))
+        assert await client.chat.completions.create(**other) == "mocked"
+        plain = AsyncCompletions.create
+    assert await client.chat.completions.create(**other) != "mocked"
+    assert plain is not AsyncCompletions.create
+    assert server.calls == 2
+
+
+async def test_create_is_a_method_of_its_resource(client: AsyncOpenAI, bare: AsyncOpenAI) -> None:
+    for resource, plain in (
+        (client.chat.completions, bare.chat.completions),
+        (client.responses, bare.responses),
+        (client.embeddings, bare.embeddings),
+    ):
+        create: Any = resource.create
+        assert inspect.ismethod(create)
+        assert create.__self__ is resource
+        assert inspect.signature(create) == inspect.signature(plain.create)
+        assert create.__qualname__ == plain.create.__qualname__
 
 
 async def test_a_large_body_comes_in_pieces(client: AsyncOpenAI, server: OpenAIServer) -> None:
