@@ -215,11 +215,11 @@ class _Call:
             assembled = await Gathering(self._engine, asked, items, load, call.due).answer()
         except OutOfPatience:
             raise APITimeoutError(request=self._request()) from None
-        except Whole as whole:
+        if isinstance(assembled, Whole):
             self._engine.batches.odd[items.family] = True
-            if whole.landed is None:
+            if assembled.landed is None:
                 return await self._plain(call._replace(looked=False))
-            answer = self._engine.answered(ask, whole.landed, leader=whole.leader)
+            answer = self._engine.answered(ask, assembled.landed, leader=assembled.leader)
             return await self._answered(answer)
         if assembled.genuine:
             return await self._answered(assembled.answer._replace(extra=assembled.paid[0]))

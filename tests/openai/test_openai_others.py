@@ -10,7 +10,7 @@ from unittest.mock import AsyncMock
 import pytest
 from openai import AsyncOpenAI
 from openai.resources.chat.completions import AsyncCompletions
-from openai_calls import CHAT, user
+from openai_calls import CHAT, EMBEDDING, user
 
 from aiopromptcache.testing import OpenAIServer
 
@@ -42,6 +42,18 @@ async def test_create_is_a_method_of_its_resource(client: AsyncOpenAI, bare: Asy
         assert create.__self__ is resource
         assert inspect.signature(create) == inspect.signature(plain.create)
         assert create.__qualname__ == plain.create.__qualname__
+
+
+async def test_an_error_shows_nothing_of_ours_as_its_context(
+    client: AsyncOpenAI, bare: AsyncOpenAI, server: OpenAIServer
+) -> None:
+    server.answer = lambda _: b"{"
+    contexts = []
+    for one in (bare, client):
+        with pytest.raises(json.JSONDecodeError) as caught:
+            await one.embeddings.create(**EMBEDDING)
+        contexts.append(caught.value.__context__)
+    assert contexts == [None, None]
 
 
 async def test_a_large_body_comes_in_pieces(client: AsyncOpenAI, server: OpenAIServer) -> None:
