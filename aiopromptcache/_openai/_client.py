@@ -30,6 +30,7 @@ from ._billed import billed
 from ._binding import RAW_HEADER, Binding, Call, given, snapshot, without_directives
 from ._embeddings import Assembled, Gathering, Items, Whole, split
 from ._endpoints import BY_PATH, ENDPOINTS, Endpoint
+from ._exchange import Foreign, adopt, ask, processed
 from ._fast import fast_create
 from ._live import Reply, refuses_stream_options
 from ._playback import Playback
@@ -43,14 +44,12 @@ from ._vectors import added, take_apart
 ClientT = TypeVar("ClientT", bound=AsyncOpenAI)
 
 
-class _Exchange:
-    """As `cast_to`: the SDK does all of its work up to the response, and gives a `Reply`."""
-
-
 class CachedClient(AsyncOpenAI):
     """Mixed into the class of a wrapped client."""
 
     _binding: Binding | None = None
+    _upstream: Callable[..., Any] | None = None
+    """The `request` that somebody had put on the client before it was wrapped."""
 
     async def request(  # one signature for the SDK's overloads
         self,
@@ -61,7 +60,7 @@ class CachedClient(AsyncOpenAI):
         stream_cls: Any = None,
     ) -> Any:
         """The complete layer: every call of every resource comes through here."""
-        upstream = super().request
+        upstream: Callable[..., Any] = self._upstream or super().request
         binding = self._binding
         endpoint = _endpoint_of(options)
         if binding is None or endpoint is None or asyncio._get_running_loop() is None:
@@ -71,9 +70,7 @@ class CachedClient(AsyncOpenAI):
         return await exchange.answer()
 
     async def _process_response(self, *, cast_to: Any, **parts: Any) -> Any:
-        if cast_to is _Exchange:
-            return Reply(parts["response"], parts["options"], parts.get("retries_taken", 0))
-        return await super()._process_response(cast_to=cast_to, **parts)
+        return await processed(super()._process_response, cast_to=cast_to, **parts)
 
 
 class _Call:
@@ -118,6 +115,12 @@ class _Call:
 
     async def answer(self) -> Any:
         """What the SDK would have returned."""
+        try:
+            return await self._answer()
+        except Foreign as foreign:
+            return foreign.args[0]
+
+    async def _answer(self) -> Any:
         call = self._plan
         if call is None:
             return await self._bypass()
@@ -146,10 +149,9 @@ class _Call:
         return await self._deliver(reply, ("", *_MISS[:4], "bypass"))
 
     async def _ask_upstream(self, options: FinalRequestOptions | None = None) -> Reply:
-        reply: Reply = await self._upstream(
-            _Exchange, options or self._options, stream=self._stream, stream_cls=self._stream_cls
-        )
-        return reply
+        options = options or self._options
+        form = {"stream": self._stream, "stream_cls": self._stream_cls}
+        return await ask(self._upstream, self._cast_to, options, **form)
 
     async def _plain(self, call: Call) -> Any:
         if call.loads:
@@ -213,11 +215,11 @@ class _Call:
             assembled = await Gathering(self._engine, asked, items, load, call.due).answer()
         except OutOfPatience:
             raise APITimeoutError(request=self._request()) from None
-        except Whole as whole:
+        if isinstance(assembled, Whole):
             self._engine.batches.odd[items.family] = True
-            if whole.landed is None:
+            if assembled.landed is None:
                 return await self._plain(call._replace(looked=False))
-            answer = self._engine.answered(ask, whole.landed, leader=whole.leader)
+            answer = self._engine.answered(ask, assembled.landed, leader=assembled.leader)
             return await self._answered(answer)
         if assembled.genuine:
             return await self._answered(assembled.answer._replace(extra=assembled.paid[0]))
@@ -412,7 +414,7 @@ _classes: WeakKeyDictionary[type, type] = WeakKeyDictionary()
 
 def wrap(engine: Engine, policy: Callable[[], Policy], client: ClientT) -> ClientT:
     """See `PromptCache.wrap`."""
-    if not isinstance(client, AsyncOpenAI):
+    if not issubclass(type(client), AsyncOpenAI):  # a mock or a proxy only says that it is one
         raise ConfigurationError(
             f"wrap: {type(client).__module__}.{type(client).__qualname__} is no AsyncOpenAI; "
             "allowed: AsyncOpenAI, AsyncAzureOpenAI and their subclasses"
@@ -422,13 +424,12 @@ def wrap(engine: Engine, policy: Callable[[], Policy], client: ClientT) -> Clien
     kind = _wrapped_class(type(client))
     wrapped: Any = object.__new__(kind)
     # Cached resources hold the client that made them, so they are made anew.
-    wrapped.__dict__.update(
-        {
-            name: value
-            for name, value in client.__dict__.items()
-            if not isinstance(getattr(type(client), name, None), functools.cached_property)
-        }
-    )
+    state = {
+        name: value
+        for name, value in client.__dict__.items()
+        if not isinstance(getattr(type(client), name, None), functools.cached_property)
+    }
+    wrapped.__dict__.update(adopt(client, state))
     bound: ClientT = _bind(wrapped, engine, policy)
     return bound
 
@@ -486,7 +487,7 @@ def _resource(name: str, kind: type) -> Any:
                     defined_by_sdk(type(self), method) for method in ("post", "request")
                 ):
                     target = endpoint.resource(self)
-                    target.create = fast_create(self._binding, endpoint, target.create)
+                    target.create = fast_create(self._binding, endpoint, target)
         return resource
 
     return functools.cached_property(get)

@@ -145,9 +145,9 @@ class Gathering:
         self._genuine = False
         self._paid: list[Fetched] = []
 
-    async def answer(self) -> Assembled:
-        """All items. Raises what the upstream raised, `NotCached`, `OutOfPatience`, and `Whole`
-        where the call has to be made as a whole.
+    async def answer(self) -> Assembled | Whole:
+        """All items, or a `Whole` (not raised: what its caller goes on to raise has nothing to do
+        with it). Raises what the upstream raised, `NotCached` and `OutOfPatience`.
         """
         ask = self._ask
         if not ask.policy.no_cache:
@@ -166,9 +166,7 @@ class Gathering:
             return outcome.answer
 
         await self._engine.answers.waited(ask, wait)
-        if isinstance(outcome, Whole):
-            raise outcome
-        return cast(Assembled, outcome)
+        return cast("Assembled | Whole", outcome)
 
     async def _elsewhere(self) -> Assembled:
         """All items, some of which memory does not have."""

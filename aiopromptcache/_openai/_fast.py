@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from time import perf_counter
+from types import MethodType
 from typing import Any
 
 from openai import APITimeoutError, not_given
@@ -36,16 +38,15 @@ _NOT_SENT = frozenset({"extra_headers", "extra_query", "timeout"})
 _EXTRAS = frozenset({"extra_headers", "extra_query", "extra_body", "timeout"})
 
 
-def fast_create(
-    binding: Binding, endpoint: Endpoint, plain: Callable[..., Any]
-) -> Callable[..., Any]:
-    """`plain`, the resource's `create`, with the fast layer in front."""
+def fast_create(binding: Binding, endpoint: Endpoint, resource: Any) -> MethodType:
+    """The `create` of a resource, a method of it as before, with the fast layer in front."""
+    kind = type(resource)
 
-    @functools.wraps(plain)
-    async def create(*args: Any, **params: Any) -> Any:
+    @functools.wraps(kind.create)
+    async def create(resource: Any, /, *args: Any, **params: Any) -> Any:
         call = None
         if not args:
-            fast = _FastCall(binding, endpoint, params, plain)
+            fast = _FastCall(binding, endpoint, params, resource)
             call = fast.plan()
             if call is not None:
                 result, call = fast.from_memory(call)
@@ -57,11 +58,19 @@ def fast_create(
         outer = planned.get()
         planned.set(call)
         try:
-            return await plain(*args, **params)
+            return await _plain_create(resource)(*args, **params)
         finally:
             planned.set(outer)
 
-    return create
+    return MethodType(create, resource)
+
+
+def _plain_create(resource: Any) -> Callable[..., Any]:
+    """The class's `create`: looked up anew, as tracing libraries and mocks may have replaced it."""
+    found: Any = inspect.getattr_static(type(resource), "create")
+    bind: Any = getattr(type(found), "__get__", None)  # a mock has none
+    plain: Callable[..., Any] = found if bind is None else bind(found, resource, type(resource))
+    return plain
 
 
 class _FastCall:
@@ -73,8 +82,8 @@ class _FastCall:
         "_given",
         "_headers",
         "_params",
-        "_plain",
         "_query",
+        "_resource",
         "_timeout",
         "_vectors",
     )
@@ -84,9 +93,9 @@ class _FastCall:
         binding: Binding,
         endpoint: Endpoint,
         params: dict[str, Any],
-        plain: Callable[..., Any],
+        resource: Any,
     ) -> None:
-        self._plain = plain
+        self._resource = resource
         self._binding = binding
         self._endpoint = endpoint
         self._given = self._params = given(params)
@@ -237,7 +246,7 @@ class _FastCall:
     async def _load(self, call: Call) -> Loaded:
         """Ask the upstream through the SDK, in a flight of its own."""
         planned.set(call._replace(loads=True))
-        loaded: Loaded = await self._plain(**self._given)
+        loaded: Loaded = await _plain_create(self._resource)(**self._given)
         return loaded
 
     def _offered(self, call: Call, ask: Ask, answer: Answer | None) -> tuple[Any, Call]:

@@ -34,6 +34,10 @@ _DROPPED = frozenset(
 )
 
 
+_PIECE = 2**16
+"""Bytes that one who reads a body as it comes gets at a time, as from a connection."""
+
+
 def pack_head(response: Any, *, usage: bool = False) -> bytes:
     """Status and headers of a response, without what belongs to its transfer.
 
@@ -187,7 +191,8 @@ def library_of(message: Any) -> ModuleType:
 
 
 async def _once(body: bytes) -> AsyncIterator[bytes]:
-    yield body
+    for start in range(0, len(body), _PIECE):
+        yield body[start : start + _PIECE]
 
 
 async def _nothing() -> None:
