@@ -9,7 +9,7 @@ from typing import NamedTuple
 from .._entry import Entry
 from ._base import GIVEN, Lease
 
-MAX_VALUES = 1_000
+MAX_VALUES = 10_000
 MAX_BYTES = 64 * 2**20
 """Of all values together."""
 MAX_REMOVALS = 10_000

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from engine_tools import Gate, until
-from observed import MODEL, chat
+from observed import chat
 
 from aiopromptcache import CacheEvent, PromptCache
 from aiopromptcache.testing import OpenAIServer

@@ -20,6 +20,7 @@ from aiopromptcache.testing import OpenAIServer
 
 pytestmark = pytest.mark.anyio
 
+
 @pytest.fixture(params=["on the client, then wrapped", "on the wrapped client", "on the class"])
 def traced(
     request: pytest.FixtureRequest,

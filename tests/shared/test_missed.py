@@ -13,6 +13,7 @@ from together import peeked, team, wait_until
 
 from aiopromptcache import PromptCache
 from aiopromptcache.testing import VirtualClock
+from aiopromptcache.tiers._backlog import MAX_REMOVALS, MAX_VALUES
 
 pytestmark = pytest.mark.anyio
 
@@ -146,11 +147,12 @@ async def test_a_missed_write_that_is_given_up_leaves_no_older_value(url: str) -
         for number in range(3):
             await other.set(str(number), "before")
         with lost(leader):
-            for number in range(1_003):
+            for number in range(MAX_VALUES + 3):
                 await leader.set(str(number), "after")
         await made_good(leader)
-        found = [await other.get(str(number)) for number in range(1_003)]
-        assert found == [None] * 3 + ["after"] * 1_000
+        oldest = [await other.get(str(number)) for number in range(10)]
+        assert oldest == [None] * 3 + ["after"] * 7
+        assert await other.get(str(MAX_VALUES + 2)) == "after"
 
 
 async def test_a_missed_write_that_is_over_leaves_no_older_value(
@@ -170,7 +172,7 @@ async def test_more_removals_than_may_wait_are_a_clear(url: str) -> None:
         await other.set("first", 1)
         await other.set("not removed", 1)
         with lost(leader):
-            await leader.delete("first", *[str(number) for number in range(10_000)])
+            await leader.delete("first", *[str(number) for number in range(MAX_REMOVALS)])
             await leader.set("later", 1)
         await made_good(leader)
         keys = ("first", "not removed", "later")

@@ -565,7 +565,6 @@ async def test_sentinel_failover(sentinels: Sentinels, caplog: Any) -> None:
             await eventually("the return", lambda: in_use(callers, "after"), BACK_WITHIN)
 
             async def written() -> bool:
-                # A thousand wait at most.
                 return all([await other.get(q) for q in callers.asked[-1_000:]])
 
             await eventually("the writing", written, BACK_WITHIN)
