@@ -55,6 +55,7 @@ class Flight(Generic[T]):
         "task",
         "trace",
         "unled",
+        "unsure",
     )
 
     def __init__(
@@ -74,6 +75,8 @@ class Flight(Generic[T]):
         self.tags = tags
         self.patience = patience
         self.detached = False
+        self.unsure = False
+        """May it have been invalidated by others, unheard?"""
         self.kept = False
         """True once the answer is there: from then on the work ends even if nobody waits."""
         self.done = False
@@ -273,6 +276,12 @@ class Flights(Generic[T]):
             key for key, flights in self._flights.items() if any(test(flight) for flight in flights)
         ]
         return [flight for key in keys for flight in self.detach(key)]
+
+    def doubt(self) -> None:
+        """News of what others invalidate were lost: each flight may be concerned."""
+        for flights in self._flights.values():
+            for flight in flights:
+                flight.unsure = True
 
     async def _run(
         self, flight: Flight[T], work: Callable[[Flight[T]], Coroutine[Any, Any, T]]

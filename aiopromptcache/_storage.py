@@ -62,6 +62,11 @@ class Keeping:
         """Is the slot's value another by now?"""
         return self.flight.detached or self.newer is not self.entry
 
+    @property
+    def stands(self) -> bool:
+        """Is the entry the slot's value, also if the shared tier does not say so?"""
+        return not (self.overtaken or self.flight.unsure)
+
 
 class Storage:
     """Reads and writes over all tiers, and the rule about what may still be written."""
@@ -298,7 +303,7 @@ class Storage:
         kept, stored = keepings, set[str]()
         if self.shared is not None and kept:
             fills = {slot: (keeping.entry, keeping.lease) for slot, keeping in kept.items()}
-            filled = await self.shared.fill(fills, lambda slot: not keepings[slot].overtaken, spent)
+            filled = await self.shared.fill(fills, lambda slot: keepings[slot].stands, spent)
             # What is False was overtaken, here or in another process.
             kept = {slot: keeping for slot, keeping in kept.items() if filled[slot] is not False}
             stored = {slot for slot in kept if filled[slot]}
@@ -473,9 +478,11 @@ class Storage:
                 await self._invalidate_local((news.name,))
             case "clear":
                 await self._clear_local()
-            case "listening" if news.lost and self.local is not None:
+            case "listening" if news.lost:
+                self._flights.doubt()
                 self._forget_reads()
-                await self.local.clear(self.prefix[:-1])
+                if self.local is not None:
+                    await self.local.clear(self.prefix[:-1])
 
     async def aclose(self) -> None:
         """Close what the tiers made."""

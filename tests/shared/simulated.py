@@ -67,7 +67,8 @@ class SimulatedServer:
 
     def freeze(self, seconds: float) -> None:
         """It stands still, as a process that was stopped: what comes waits in line."""
-        self.frozen_until, self._thawed = self._now() + seconds, itertools.count(1)
+        if self._now() + seconds > self.frozen_until:
+            self.frozen_until, self._thawed = self._now() + seconds, itertools.count(1)
 
     def runs(self, arrives: float) -> float:
         """When it comes to a command that arrives then."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
 from engine_tools import Gate, gives, quiet
-from together import peeked, team, wait_until
+from together import Held, peeked, team, wait_until
 
 from aiopromptcache import PromptCache
 from aiopromptcache.testing import VirtualClock
 from aiopromptcache.tiers._backlog import MAX_REMOVALS, MAX_VALUES
+from aiopromptcache.tiers._base import News
 
 pytestmark = pytest.mark.anyio
 
@@ -178,3 +179,19 @@ async def test_more_removals_than_may_wait_are_a_clear(url: str) -> None:
         keys = ("first", "not removed", "later")
         await wait_until("the news", lambda: peeked(other, "first") is None)
         assert [await other.get(key) for key in keys] == [None, None, 1]
+
+
+async def test_what_may_have_been_overtaken_unheard_is_kept_by_redis_alone(url: str) -> None:
+    """News were lost during a flight, and then its answer does not reach who could judge it."""
+    async with team(url) as [leader, _]:
+        shared: Any = leader._engine.storage.shared
+        for arrives in (False, True):
+            upstream = Held()
+            flight = asyncio.ensure_future(leader.get_or_create(KEY, upstream))
+            await upstream.called()
+            await shared._told(News("listening", shared.guard.position, lost=True))
+            with nullcontext() if arrives else lost(leader):
+                upstream.gate.open()
+                assert await flight == 1
+            assert peeked(leader, KEY) == (1 if arrives else None)
+            assert await leader.get(KEY) == (1 if arrives else None)
