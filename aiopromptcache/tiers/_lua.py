@@ -253,6 +253,17 @@ return {}
 """
 )
 
+# KEYS: log. ARGV: since, the writer whose news do not count ("": all do), then names as in FILL.
+# Gives 1 where nothing has overtaken what is to be stored.
+STANDS = Script(
+    _OVERTAKEN
+    + """
+local names = {}
+for i = 3, #ARGV do names[ARGV[i]] = true end
+return overtaken(KEYS[1], ARGV[1], names, false, ARGV[2]) and 0 or 1
+"""
+)
+
 # KEYS: lease [, log]. ARGV: token, name, sealed name, writer, kind of news. Gives 1 where the lease
 # was given back and others wait for it.
 RELEASE = Script(

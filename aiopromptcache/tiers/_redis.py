@@ -25,6 +25,7 @@ from ._lua import (
     FILL,
     RELEASE,
     RENEW,
+    STANDS,
     Call,
 )
 from ._names import Names, Places
@@ -327,6 +328,9 @@ class RedisTier:
     async def _write(self, writes: list[_Write]) -> list[bool]:
         offset = await self._clock_offset()
         live = [write for write in writes if write.entry.expires_at > self._now()]
+        if self._link.clustered:
+            stand = await asyncio.gather(*[self._stands(write) for write in live])
+            live = [write for write, stands in zip(live, stand, strict=True) if stands]
         calls = [self._fill_call(write, offset) for write in live]
         replies = await self._link.run_all(calls)
         if self._link.clustered:
@@ -382,6 +386,29 @@ class RedisTier:
             return 0
         return max(1, math.ceil((entry.expires_at - self._now()) * 1_000))
 
+    async def _stands(self, write: _Write) -> bool:
+        """On a cluster: may this be stored? `_book` asks again, but what no lease protects would
+        be there until then, and in the place of something newer.
+        """
+        entry, (slot, token, since), unconditional = write
+        if unconditional or token not in ("", GIVEN):
+            return True
+        namespace, places = slot.partition(":")[0], self._names.places(slot)
+        but = self._aside(namespace) if token == GIVEN else ""
+        names = self._log_names(namespace, places, entry)
+        log = self._names.log(namespace)
+        stands = bool(await self._link.run(Call(STANDS, [log], [since, but, *names])))
+        if not stands and token == GIVEN:
+            await self._void(slot)
+        return stands
+
+    async def _void(self, slot: str) -> None:
+        """On a cluster: nobody's value is there any more, and who has read it must not keep it."""
+        places = self._names.places(slot)
+        await self._link.unlink([places.entry])
+        news = places.names[0], self._names.sealed(slot)
+        await self._sweeper.say(slot.partition(":")[0], b"d", *news)
+
     async def _book(self, write: _Write, call: Call, reply: int) -> bool:
         """On a cluster: the log, the index and the tags are elsewhere than the entry."""
         if not reply:
@@ -398,9 +425,7 @@ class RedisTier:
             Call(BOOK, self._book_keys(namespace, entry), [*args, since, but, *names])
         )
         if victims is None:
-            await self._link.unlink([places.entry])
-            # Who has read it meanwhile must not keep it.
-            await self._sweeper.say(namespace, b"d", places.names[0], self._names.sealed(slot))
+            await self._void(slot)
             return False
         await self._link.unlink(victims)
         return True

@@ -7,6 +7,7 @@ everything takes random time, is lost, or arrives twice.
 from __future__ import annotations
 
 import asyncio
+import builtins
 import itertools
 import math
 import random
@@ -128,6 +129,29 @@ class SimulatedServer:
         self._store(slot, entry)
         self._say("dropped", slot, writer)
 
+    def put_unbooked(self, entry: Entry, lease: Lease, mode: str) -> int:
+        """Half a fill, where on a cluster the entry is: 0, or 1, or 2 where it is to be told."""
+        slot, held = lease.slot, self._held(lease.slot)
+        token = lease.token if mode == "fill" else ""
+        if token and not (held is not None and held.token == token):
+            known = self.entries.get(slot)
+            if known is not None and known[1] is entry:
+                return 1
+            if known is not None or held is not None:
+                return 0
+        waited = held is not None and held.waited
+        told = mode == "set" or waited or slot in self.entries or token == ""
+        self._store(slot, entry)
+        return 2 if told else 1
+
+    def book(self, entry: Entry, lease: Lease, kind: str, writer: str, but: str | None) -> bool:
+        """The other half of it, where the log is; `but` is None where nothing speaks against it."""
+        if but is not None and self._overtaken(lease.since, lease.slot, entry, but):
+            return False
+        if kind:
+            self._say(kind, lease.slot, writer)
+        return True
+
     def fill(self, entry: Entry, lease: Lease, writer: str, aside: str) -> bool:
         slot, given = lease.slot, lease.token == GIVEN
         token = "" if given else lease.token
@@ -180,12 +204,23 @@ class SimulatedServer:
         self._say("tag", tag, writer)
         return len(gone)
 
-    def say_clear(self, writer: str) -> None:
-        self._say("clear", "", writer)
+    def tell(self, kind: str, name: str, writer: str) -> None:
+        """Say something, and nothing else."""
+        self._say(kind, name, writer)
 
-    def unlink(self, slots: Iterable[str]) -> None:
+    def carrying(self, tag: str) -> list[str]:
+        """Slots of entries that carry a tag."""
+        return [slot for slot, (_, entry) in self.entries.items() if tag in entry.tags]
+
+    def position(self) -> str:
+        """How far the log goes."""
+        return str(len(self.log))
+
+    def unlink(self, slots: Iterable[str]) -> int:
+        return sum(self.entries.pop(slot, None) is not None for slot in slots)
+
+    def unlink_leases(self, slots: Iterable[str]) -> None:
         for slot in slots:
-            self.entries.pop(slot, None)
             self.leases.pop(slot, None)
 
 
@@ -309,13 +344,14 @@ class SimulatedTier:
     async def clear(self, namespace: str) -> int:
         """In steps, as a scan is."""
         server = self._server
-        await self._do(lambda: server.say_clear(self._writer))
-        slots = await self._do(lambda: [*server.entries, *server.leases])
-        count = len(slots)
+        await self._do(lambda: server.tell("clear", "", self._writer))
+        slots, count = await self._do(lambda: list(server.entries)), 0
         while slots:
             some, slots = slots[:5], slots[5:]
-            await self._do(lambda some=some: server.unlink(some))  # type: ignore[misc]
-        await self._do(lambda: server.say_clear(self._writer))
+            count += await self._do(lambda some=some: server.unlink(some))  # type: ignore[misc]
+        leases = await self._do(lambda: list(server.leases))
+        await self._do(lambda: server.unlink_leases(leases))
+        await self._do(lambda: server.tell("clear", "", self._writer))
         return count
 
     async def listen(
@@ -344,3 +380,72 @@ class SimulatedTier:
             ended.cancel()
 
     async def aclose(self) -> None: ...
+
+
+class ClusteredTier(SimulatedTier):
+    """The same on a cluster, where an entry, the log and the tags are in several places."""
+
+    async def claim(
+        self, slots: Sequence[str], *, past: bytes = b"", take: bool = False
+    ) -> Sequence[Claim]:
+        server, token = self._server, f"{self._writer}.{next(self._tokens)}"
+        since = await self._do(server.position)
+        each = [
+            self._do(lambda slot=slot: server.claim([slot], token, past, take))  # type: ignore[misc]
+            for slot in slots
+        ]
+        claims = [claim for [claim] in await asyncio.gather(*each)]
+        return [c._replace(lease=c.lease and c.lease._replace(since=since)) for c in claims]
+
+    async def set(self, entries: Mapping[str, Entry]) -> None:
+        for slot, entry in entries.items():
+            await self._put(entry, Lease(slot, "", ""), "set", None)
+
+    async def fill(self, entries: Sequence[tuple[Entry, Lease]]) -> Sequence[bool | None]:
+        return await asyncio.gather(*[self._fill(entry, lease) for entry, lease in entries])
+
+    async def _fill(self, entry: Entry, lease: Lease) -> bool:
+        given = lease.token == GIVEN
+        return await self._put(
+            entry, lease, "given" if given else "fill", self._aside if given else ""
+        )
+
+    async def _put(self, entry: Entry, lease: Lease, mode: str, but: str | None) -> bool:
+        server, writer, slot = self._server, self._writer, lease.slot
+        judged = but is not None and lease.token in ("", GIVEN)
+        if judged and not await self._do(lambda: server.book(entry, lease, "", writer, but)):
+            if mode == "given":
+                await self._void(slot)
+            return False
+        put = await self._do(lambda: server.put_unbooked(entry, lease, mode))
+        if not put:
+            return False
+        kind = "dropped" if mode == "set" else "stored" if put == 2 else ""
+        if await self._do(lambda: server.book(entry, lease, kind, writer, but)):
+            return True
+        await self._void(slot)
+        return False
+
+    async def _void(self, slot: str) -> None:
+        await self._do(lambda: self._server.unlink([slot]))
+        await self._do(lambda: self._server.tell("dropped", slot, self._writer))
+
+    async def delete(self, slots: Sequence[str]) -> builtins.set[str]:
+        server, writer = self._server, self._writer
+        gone = builtins.set[str]()
+        for slot in slots:
+            await self._do(lambda s=slot: server.tell("dropped", s, writer))  # type: ignore[misc]
+            await self._do(lambda s=slot: server.unlink_leases([s]))  # type: ignore[misc]
+            if await self._do(lambda s=slot: server.unlink([s])):  # type: ignore[misc]
+                gone.add(slot)
+            await self._do(lambda s=slot: server.tell("dropped", s, writer))  # type: ignore[misc]
+        return gone
+
+    async def invalidate(self, namespace: str, tags: Iterable[str]) -> int:
+        server, writer, count = self._server, self._writer, 0
+        for tag in tags:
+            await self._do(lambda t=tag: server.tell("tag", t, writer))  # type: ignore[misc]
+            slots = await self._do(lambda t=tag: server.carrying(t))  # type: ignore[misc]
+            count += await self._do(lambda s=slots: server.unlink(s))  # type: ignore[misc]
+            await self._do(lambda t=tag: server.tell("tag", t, writer))  # type: ignore[misc]
+        return count

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from engine_tools import Gate, gives, quiet
-from together import Held, peeked, team, wait_until
+from together import Held, guard_of, lost, made_good, peeked, replaced, team, wait_until
 
 from aiopromptcache import PromptCache
 from aiopromptcache.testing import VirtualClock
@@ -19,43 +18,6 @@ from aiopromptcache.tiers._base import News
 pytestmark = pytest.mark.anyio
 
 KEY = "key"
-WRITES = ("set", "fill", "delete", "clear", "invalidate")
-
-
-def guard_of(cache: PromptCache) -> Any:
-    """What stands before the tier that a cache shares."""
-    assert cache._engine.storage.shared is not None
-    return cache._engine.storage.shared.guard
-
-
-@contextmanager
-def lost(cache: PromptCache, *names: str) -> Iterator[None]:
-    """Writes of a cache do not arrive."""
-    tier = guard_of(cache).tier
-
-    async def fail(*_: Any) -> Any:
-        raise ConnectionError("it was lost")
-
-    with replaced(tier, dict.fromkeys(names or WRITES, fail)):
-        yield
-
-
-@contextmanager
-def replaced(tier: Any, methods: dict[str, Any]) -> Iterator[None]:
-    plain = {name: getattr(tier, name) for name in methods}
-    for name, method in methods.items():
-        setattr(tier, name, method)
-    try:
-        yield
-    finally:
-        for name, method in plain.items():
-            setattr(tier, name, method)
-
-
-async def made_good(*caches: PromptCache) -> None:
-    for cache in caches:
-        guard = guard_of(cache)
-        await wait_until("the return", lambda g=guard: not g._backlog)
 
 
 async def load_anew(cache: PromptCache) -> None:

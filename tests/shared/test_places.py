@@ -8,10 +8,22 @@ from typing import Any
 
 import pytest
 import redis.asyncio
-from engine_tools import gives, unwanted
+from engine_tools import Gate, gives, unwanted
 from redis.asyncio.sentinel import Sentinel
 from servers import Cluster, Sentinels
-from together import HEARD, Calls, Held, peeked, team, wait_until, waiting
+from together import (
+    HEARD,
+    Calls,
+    Held,
+    guard_of,
+    lost,
+    made_good,
+    peeked,
+    replaced,
+    team,
+    wait_until,
+    waiting,
+)
 
 from aiopromptcache import MemoryTier, PromptCache, RedisTier
 
@@ -253,6 +265,37 @@ async def test_a_fill_between_two_steps_of_a_removal(
         assert await flight == 5
         assert [await cache.get("key") for cache in clustered] == [None] * 3
     flights.clear()
+
+
+async def test_what_waited_is_never_in_the_place_of_what_is_newer(
+    clustered: list[PromptCache],
+) -> None:
+    """On a cluster the entry and the news that speak against it are in two places."""
+    leader, other, _ = clustered
+    shared: Any = leader._engine.storage.shared
+    plain, heard, seen = shared._heed, Gate(), []
+
+    async def heed_late(news: Any) -> None:
+        await heard.wait()
+        await plain(news)
+
+    with lost(leader):
+        assert await leader.get_or_create("key", gives(1)) == 1
+        shared._heed = heed_late
+        await other.set("key", "newest")
+    tier = guard_of(leader).tier
+    put = tier._link.run_all
+
+    async def watched(calls: Any) -> Any:
+        seen.extend(calls)
+        return await put(calls)
+
+    with replaced(tier._link, {"run_all": watched}):
+        await made_good(leader)
+    assert seen == [], "it was there for a moment"
+    heard.open()
+    await wait_until("the news", lambda: peeked(leader, "key") is None)
+    assert [await cache.get("key") for cache in clustered] == ["newest"] * 3
 
 
 async def test_a_failover(anyio_backend: Any) -> None:

@@ -1,6 +1,6 @@
 """The same interleavings in virtual time, over a network that fails: hundreds a second.
 
-AIOPROMPTCACHE_SIMULATIONS says how many runs (60 unless given), AIOPROMPTCACHE_SEED which ones.
+AIOPROMPTCACHE_SIMULATIONS says how many runs of each kind (20 unless given), AIOPROMPTCACHE_SEED which ones.
 """
 
 from __future__ import annotations
@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+from typing import Any
 
 import pytest
 from model import Episode, Model
-from simulated import SimulatedServer, SimulatedTier, VirtualLoop
+from simulated import ClusteredTier, SimulatedServer, SimulatedTier, VirtualLoop
 
 from aiopromptcache import MemoryTier, PromptCache
 
-RUNS = int(os.environ.get("AIOPROMPTCACHE_SIMULATIONS", "60"))
+RUNS = int(os.environ.get("AIOPROMPTCACHE_SIMULATIONS", "20"))
 SEED = int(os.environ.get("AIOPROMPTCACHE_SEED", "0"))
 AT_ONCE = 5
 PATIENCE = 60.0
@@ -23,11 +24,13 @@ PATIENCE = 60.0
 PROCESSES = 3
 
 
-async def play(seed: str, *, twins: bool = False) -> Model:
+async def play(
+    seed: str, *, kind: type[SimulatedTier] = SimulatedTier, twins: bool = False
+) -> Model:
     """One network, and a few episodes over it at once."""
     loop, rng = asyncio.get_running_loop(), random.Random(seed)
     server = SimulatedServer()
-    tiers = [SimulatedTier(server, rng, f"writer {number}") for number in range(PROCESSES)]
+    tiers = [kind(server, rng, f"writer {number}") for number in range(PROCESSES)]
     if twins:  # two caches share one tier
         tiers.append(tiers[0])
     caches = [PromptCache(MemoryTier(), tier, clock=loop.time) for tier in tiers]
@@ -59,11 +62,18 @@ async def play(seed: str, *, twins: bool = False) -> Model:
     return model
 
 
-@pytest.mark.parametrize("twins", [False, True])
-@pytest.mark.parametrize("run", range(RUNS // 2))
-def test_nobody_reads_what_is_void(run: int, twins: bool) -> None:
+@pytest.mark.parametrize(
+    "where",
+    [
+        pytest.param({}, id="one server"),
+        pytest.param({"twins": True}, id="one tier of two caches"),
+        pytest.param({"kind": ClusteredTier}, id="a cluster"),
+    ],
+)
+@pytest.mark.parametrize("run", range(RUNS))
+def test_nobody_reads_what_is_void(run: int, where: Any) -> None:
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        model = runner.run(play(f"{SEED} {run}", twins=twins))
+        model = runner.run(play(f"{SEED} {run}", **where))
     assert not model.wrong, "\n".join(model.wrong[:10])
     assert model.reads["checked"] > 10 * AT_ONCE, model.reads
     assert model.reads["a value"] > 10 * AT_ONCE, model.reads

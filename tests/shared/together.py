@@ -7,8 +7,8 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +120,49 @@ def commands(server: Server) -> int:
         stats = client.info("commandstats")
     ours = ("cmdstat_info", "cmdstat_flushall", "cmdstat_client|setinfo")
     return sum(line["calls"] for name, line in stats.items() if name not in ours)
+
+
+# What a tier misses
+
+WRITES = ("set", "fill", "delete", "clear", "invalidate")
+
+
+def guard_of(cache: PromptCache) -> Any:
+    """What stands before the tier that a cache shares."""
+    assert cache._engine.storage.shared is not None
+    return cache._engine.storage.shared.guard
+
+
+@contextmanager
+def lost(cache: PromptCache, *names: str) -> Iterator[None]:
+    """Writes of a cache do not arrive."""
+    tier = guard_of(cache).tier
+
+    async def fail(*_: Any) -> Any:
+        raise ConnectionError("it was lost")
+
+    with replaced(tier, dict.fromkeys(names or WRITES, fail)):
+        yield
+
+
+@contextmanager
+def replaced(tier: Any, methods: dict[str, Any]) -> Iterator[None]:
+    """Other methods of a tier, for a while."""
+    plain = {name: getattr(tier, name) for name in methods}
+    for name, method in methods.items():
+        setattr(tier, name, method)
+    try:
+        yield
+    finally:
+        for name, method in plain.items():
+            setattr(tier, name, method)
+
+
+async def made_good(*caches: PromptCache) -> None:
+    """Wait until the shared tier has all that it missed."""
+    for cache in caches:
+        guard = guard_of(cache)
+        await wait_until("the return", lambda g=guard: not g._backlog)
 
 
 # Processes of their own
