@@ -1,4 +1,4 @@
-"""A network and a server in virtual time: thousands of interleavings a minute, each repeatable.
+"""A network and a server in virtual time: what takes seconds elsewhere takes none.
 
 The server does in one step what the scripts of the Redis tier do. On the way to it and back
 everything takes random time, is lost, or arrives twice.

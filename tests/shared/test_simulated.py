@@ -1,6 +1,7 @@
-"""The same interleavings in virtual time, over a network that fails: hundreds a second.
+"""The same interleavings in virtual time, over a network and a server that fail.
 
-AIOPROMPTCACHE_SIMULATIONS says how many runs of each kind (20 unless given), AIOPROMPTCACHE_SEED which ones.
+AIOPROMPTCACHE_SIMULATIONS says how many runs of each kind (20 unless given), AIOPROMPTCACHE_SEED
+which ones. With one PYTHONHASHSEED a run is nearly always the same again.
 """
 
 from __future__ import annotations
