@@ -412,6 +412,8 @@ class ClusteredTier(SimulatedTier):
 
     async def _put(self, entry: Entry, lease: Lease, mode: str, but: str | None) -> bool:
         server, writer, slot = self._server, self._writer, lease.slot
+        if mode == "set":
+            await self._do(lambda: server.tell("dropped", slot, writer))
         judged = but is not None and lease.token in ("", GIVEN)
         if judged and not await self._do(lambda: server.book(entry, lease, "", writer, but)):
             if mode == "given":
