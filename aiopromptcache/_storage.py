@@ -304,7 +304,7 @@ class Storage:
         if self.shared is not None and kept:
             fills = {slot: (keeping.entry, keeping.lease) for slot, keeping in kept.items()}
             filled = await self.shared.fill(fills, lambda slot: keepings[slot].stands, spent)
-            # What is False was overtaken, here or in another process.
+            await self._forget_void([slot for slot in kept if filled[slot] is False])
             kept = {slot: keeping for slot, keeping in kept.items() if filled[slot] is not False}
             stored = {slot for slot in kept if filled[slot]}
         if self.local is not None:
@@ -318,6 +318,15 @@ class Storage:
         if overtaken:
             await self._undo(overtaken)
         return stored - overtaken.keys()
+
+    async def _forget_void(self, slots: Sequence[str]) -> None:
+        """These were overtaken, here or in another process. On a cluster they were there for a
+        moment, and may have been read here, too.
+        """
+        for slot in slots:
+            self._forget(slot)
+        if slots and self.local is not None:
+            await self.local.delete(slots)
 
     async def _undo(self, overtaken: Mapping[str, Keeping]) -> None:
         """Writes may have come after what overtook them, in tiers that judge no fill themselves."""

@@ -401,9 +401,17 @@ class RedisTier:
         names = self._log_names(namespace, places, entry)
         log = self._names.log(namespace)
         stands = bool(await self._link.run(Call(STANDS, [log], [since, but, *names])))
-        if not stands and token == GIVEN:
+        if not stands and (token == GIVEN or await self._is_there(slot, entry)):
             await self._void(slot)
         return stands
+
+    async def _is_there(self, slot: str, entry: Entry) -> bool:
+        """Was the first half of an earlier try to store this all that happened?"""
+        found = (await self.get([slot])).get(slot)
+        if found is None:
+            return False
+        one = found.payload == entry.payload
+        return one and math.isclose(found.stored_at, entry.stored_at, abs_tol=1.0)
 
     async def _void(self, slot: str) -> None:
         """On a cluster: nobody's value is there any more, and who has read it must not keep it."""

@@ -60,6 +60,8 @@ class Model:
     """Has a cache something to make good?"""
     hears: Callable[[int], float] = lambda cache: 0.0
     """Since when has a cache heard all news?"""
+    grace: float = 0.0
+    """Seconds after its own removals in which a cache may still be given what was on its way."""
     reads: Counter[str] = field(default_factory=Counter)
 
     def make(self, *, loaded: bool) -> int:
@@ -91,7 +93,7 @@ class Model:
         self._tell()
         for removal in self.removals:
             elsewhere = max(removal.told, self.hears(cache)) + HEARD
-            known = removal.ended if removal.cache == cache else elsewhere
+            known = removal.ended + self.grace if removal.cache == cache else elsewhere
             if known < began and removal.keys(key):
                 self.reads["checked"] += 1
                 if removal.voids(self.made[number]):

@@ -60,6 +60,8 @@ class SimulatedServer:
     def __init__(self) -> None:
         self.entries: dict[str, tuple[bytes, Entry]] = {}
         self.leases: dict[str, Held] = {}
+        self.unbooked: set[str] = set()
+        """On a cluster: slots whose entries no tag knows yet."""
         self.log: list[tuple[str, str, str]] = []
         """Of each news kind, name and writer; its position is one more than its place."""
         self._marks = itertools.count(1)
@@ -142,6 +144,7 @@ class SimulatedServer:
         waited = held is not None and held.waited
         told = mode == "set" or waited or slot in self.entries or token == ""
         self._store(slot, entry)
+        self.unbooked.add(slot)
         return 2 if told else 1
 
     def book(self, entry: Entry, lease: Lease, kind: str, writer: str, but: str | None) -> bool:
@@ -150,7 +153,16 @@ class SimulatedServer:
             return False
         if kind:
             self._say(kind, lease.slot, writer)
+        self.unbooked.discard(lease.slot)
         return True
+
+    def stands(self, entry: Entry, lease: Lease, but: str) -> bool:
+        """Has nothing overtaken it?"""
+        return not self._overtaken(lease.since, lease.slot, entry, but)
+
+    def has(self, entry: Entry, slot: str) -> bool:
+        """Is this entry there?"""
+        return slot in self.entries and self.entries[slot][1] is entry
 
     def fill(self, entry: Entry, lease: Lease, writer: str, aside: str) -> bool:
         slot, given = lease.slot, lease.token == GIVEN
@@ -210,7 +222,8 @@ class SimulatedServer:
 
     def carrying(self, tag: str) -> list[str]:
         """Slots of entries that carry a tag."""
-        return [slot for slot, (_, entry) in self.entries.items() if tag in entry.tags]
+        known = [item for item in self.entries.items() if item[0] not in self.unbooked]
+        return [slot for slot, (_, entry) in known if tag in entry.tags]
 
     def position(self) -> str:
         """How far the log goes."""
@@ -414,9 +427,9 @@ class ClusteredTier(SimulatedTier):
         server, writer, slot = self._server, self._writer, lease.slot
         if mode == "set":
             await self._do(lambda: server.tell("dropped", slot, writer))
-        judged = but is not None and lease.token in ("", GIVEN)
-        if judged and not await self._do(lambda: server.book(entry, lease, "", writer, but)):
-            if mode == "given":
+        aside = but if lease.token in ("", GIVEN) else None
+        if aside is not None and not await self._do(lambda: server.stands(entry, lease, aside)):
+            if mode == "given" or await self._do(lambda: server.has(entry, slot)):
                 await self._void(slot)
             return False
         put = await self._do(lambda: server.put_unbooked(entry, lease, mode))

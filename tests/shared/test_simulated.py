@@ -12,7 +12,7 @@ import random
 from typing import Any
 
 import pytest
-from model import Episode, Model
+from model import HEARD, Episode, Model
 from simulated import ClusteredTier, SimulatedServer, SimulatedTier, VirtualLoop
 
 from aiopromptcache import MemoryTier, PromptCache
@@ -44,6 +44,8 @@ async def play(
         loop.time,
         owes=lambda cache: bool(guards[cache]._backlog),
         hears=lambda cache: max(server.frozen_until, tiers[cache].hears),
+        # There a fill is there for a moment before it is judged.
+        grace=HEARD if kind is ClusteredTier else 0.0,
     )
 
     def kill(chance: random.Random) -> None:
