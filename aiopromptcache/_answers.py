@@ -133,11 +133,14 @@ class Answers:
         """What one upstream call gives; counted, timed, billed."""
         call = Called(self.clock)
         try:
-            with self._failing(ask, call), self.calling(ask, flight, call):
+            with self.calling(ask, flight, call):
                 loaded = await load()
                 took = call.done(loaded.brought)
         except BaseException as error:
             self._given_up(ask, call, error)
+            if isinstance(error, Exception):
+                self.stats.erred("upstream", ask.endpoint or OWN, error)
+                self.tell("error", ask, error=error, duration=call.took)
             raise
         for entry in loaded.brought:
             entry.cost = took
@@ -153,16 +156,6 @@ class Answers:
             self.ledger.spent_unknown(ask.endpoint, ask.model, answered=answered)
         if answered and left:
             self.tell("miss", ask, duration=call.took)
-
-    @contextmanager
-    def _failing(self, ask: Ask, call: Called) -> Iterator[None]:
-        """Count and tell what the call inside raises."""
-        try:
-            yield
-        except Exception as error:
-            self.stats.erred("upstream", ask.endpoint or OWN, error)
-            self.tell("error", ask, error=error, duration=call.took)
-            raise
 
     @contextmanager
     def calling(self, ask: Ask, flight: Flight[Any] | None, call: Called) -> Iterator[None]:
@@ -193,7 +186,7 @@ class Answers:
         self.ledger.count_bypass(ask.endpoint)
         call = Called(self.clock)
         try:
-            with self._failing(ask, call), self.calling(ask, None, call):
+            with self.calling(ask, None, call):
                 reply = await load()
                 entry = billed(reply)
                 entry.cost = call.done((entry,))

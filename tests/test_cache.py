@@ -335,7 +335,7 @@ async def test_a_broken_tier_is_a_miss_an_event_and_one_line(
     clock: VirtualClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for pause in ("RETRY_SECONDS", "PROBE_SECONDS"):  # only the calls themselves are counted
-        monkeypatch.setattr(f"aiopromptcache.tiers._guard.{pause}", 60.0)
+        monkeypatch.setattr(f"aiopromptcache.tiers._recovery.{pause}", 60.0)
     tier, events = FaultyTier(), list[CacheEvent]()
     async with PromptCache(tier, clock=clock, hooks=[events.append]) as cache:
         tier.fail()

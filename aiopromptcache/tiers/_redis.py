@@ -388,12 +388,15 @@ class RedisTier:
 
     async def _stands(self, write: _Write) -> bool:
         """On a cluster: may this be stored? `_book` asks again, but what no lease protects would
-        be there until then, and in the place of something newer.
+        be there until then, and in the place of something newer. What may be is told before.
         """
         entry, (slot, token, since), unconditional = write
-        if unconditional or token not in ("", GIVEN):
-            return True
         namespace, places = slot.partition(":")[0], self._names.places(slot)
+        if unconditional:
+            await self._sweeper.say(namespace, b"d", places.names[0], self._names.sealed(slot))
+            return True
+        if token not in ("", GIVEN):
+            return True
         but = self._aside(namespace) if token == GIVEN else ""
         names = self._log_names(namespace, places, entry)
         log = self._names.log(namespace)

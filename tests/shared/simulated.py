@@ -1,7 +1,7 @@
 """A network and a server in virtual time: what takes seconds elsewhere takes none.
 
 The server does in one step what the scripts of the Redis tier do. On the way to it and back
-everything takes random time, is lost, or arrives twice.
+everything takes random time, and may be lost.
 """
 
 from __future__ import annotations
@@ -276,8 +276,8 @@ class SimulatedTier:
             raise ConnectionError("down")
         line = rng.randrange(len(self._busy_until))
         arrives = max(loop.time(), self._busy_until[line]) + rng.uniform(0, LONGEST)
-        arrives = self._server.runs(arrives)
         self._busy_until[line] = arrives
+        arrives = self._server.runs(arrives)
         reply: asyncio.Future[T] = loop.create_future()
 
         def arrive() -> None:
@@ -412,6 +412,8 @@ class ClusteredTier(SimulatedTier):
 
     async def _put(self, entry: Entry, lease: Lease, mode: str, but: str | None) -> bool:
         server, writer, slot = self._server, self._writer, lease.slot
+        if mode == "set":
+            await self._do(lambda: server.tell("dropped", slot, writer))
         judged = but is not None and lease.token in ("", GIVEN)
         if judged and not await self._do(lambda: server.book(entry, lease, "", writer, but)):
             if mode == "given":

@@ -26,7 +26,11 @@ PROCESSES = 3
 
 
 async def play(
-    seed: str, *, kind: type[SimulatedTier] = SimulatedTier, twins: bool = False
+    seed: str,
+    *,
+    kind: type[SimulatedTier] = SimulatedTier,
+    twins: bool = False,
+    faults: bool = True,
 ) -> Model:
     """One network, and a few episodes over it at once."""
     loop, rng = asyncio.get_running_loop(), random.Random(seed)
@@ -43,6 +47,8 @@ async def play(
     )
 
     def kill(chance: random.Random) -> None:
+        if not faults:
+            return
         tier, fault = chance.choice(tiers), chance.random()
         if fault < 0.1:
             server.freeze(chance.uniform(0, 1.0))
@@ -68,7 +74,7 @@ async def play(
     [
         pytest.param({}, id="one server"),
         pytest.param({"twins": True}, id="one tier of two caches"),
-        pytest.param({"kind": ClusteredTier}, id="a cluster"),
+        pytest.param({"kind": ClusteredTier, "faults": False}, id="a cluster"),
     ],
 )
 @pytest.mark.parametrize("run", range(RUNS))
