@@ -66,11 +66,12 @@ class Guard:
         """See `Tier.get`."""
         if not self._backlog:
             return await self._get(slots, spent)
-        found = {slot: self._backlog.entry(slot) for slot in slots if self._backlog.knows(slot)}
-        rest = [slot for slot in slots if slot not in found]
+        owed = {slot: self._backlog.entry(slot) for slot in slots if self._backlog.knows(slot)}
+        rest = [slot for slot in slots if slot not in owed]
         void = self._backlog.voiding()
         asked = await self._get(rest, spent) if rest else {}
-        return {slot: e for slot, e in [*found.items(), *asked.items()] if e and not void(e)}
+        found = {slot: entry for slot, entry in owed.items() if entry is not None}
+        return found | {slot: entry for slot, entry in asked.items() if not void(entry)}
 
     async def _get(self, slots: Sequence[str], spent: float) -> Mapping[str, Entry]:
         try:
