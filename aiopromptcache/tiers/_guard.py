@@ -66,6 +66,7 @@ class Guard:
         """See `Tier.get`."""
         if not self._backlog:
             return await self._get(slots, spent)
+        self._recovery.start()
         owed = {slot: self._backlog.entry(slot) for slot in slots if self._backlog.knows(slot)}
         rest = [slot for slot in slots if slot not in owed]
         void = self._backlog.voiding()
@@ -93,6 +94,7 @@ class Guard:
         backlog = self._backlog
         if not backlog:
             return await self._claim(slots, past, take, spent)
+        self._recovery.start()
         known: dict[str, Claim] = {}
         if not (past or take):
             owed = [(slot, backlog.entry(slot)) for slot in slots]
@@ -243,6 +245,8 @@ class Guard:
                 backlog.overtake(lambda *_: True)
             case "listening":
                 backlog.unchecked = bool(backlog.values) and (backlog.unchecked or news.lost)
+                if backlog or self._attempts.open:
+                    self._recovery.start()
                 self._recovery.hurry()
 
     async def aclose(self) -> None:
