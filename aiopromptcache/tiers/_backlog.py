@@ -133,13 +133,16 @@ class Backlog:
             self._bound(self.tags)
         self.overtake(lambda entry, _: not gone.isdisjoint(entry.tags))
 
-    def overtake(self, test: Callable[[Entry, str], bool]) -> None:
-        """Something changed: entries for which `test` holds are not to be written.
+    def overtake(
+        self, test: Callable[[Entry, str], bool], slots: Iterable[str] | None = None
+    ) -> None:
+        """Something changed: entries (of these slots) for which `test` holds are not to be written.
 
         Where a caller gave one, nobody can say which is newer: then neither stays.
         """
-        for slot, missed in list(self.values.items()):
-            if missed.entry is not None and test(missed.entry, slot):
+        for slot in list(self.values) if slots is None else slots:
+            missed = self.values.get(slot)
+            if missed is not None and missed.entry is not None and test(missed.entry, slot):
                 self._give_up(missed)
 
     def expire(self, now: float) -> None:

@@ -238,7 +238,7 @@ class Guard:
         backlog = self._backlog
         match news.kind:
             case "stored" | "dropped":
-                backlog.overtake(lambda _, slot: slot == news.name)
+                backlog.overtake(lambda *_: True, [news.name])
             case "tag":
                 backlog.overtake(lambda entry, _: news.name in entry.tags)
             case "clear":
