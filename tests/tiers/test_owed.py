@@ -129,3 +129,44 @@ def test_one_slots_news_look_at_no_other(clock: VirtualClock) -> None:
 
     backlog.overtake(test, ["b", "unknown"])
     assert (looked, list(backlog.values)) == (["b"], ["a", "c"])
+
+
+class Slow(Downable):
+    """It removes one thing after another, and gets three done in time."""
+
+    most = 3
+
+    async def delete(self, slots: Sequence[str]) -> Any:
+        if len(slots) > self.most:
+            raise TimeoutError("not in time")
+        return await super().delete(slots)
+
+    async def invalidate(self, namespace: str, tags: Iterable[str]) -> int:
+        wanted = list(tags)
+        if len(wanted) > self.most:
+            raise TimeoutError("not in time")
+        return await super().invalidate(namespace, wanted)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("what", ["delete", "invalidate"])
+async def test_a_tier_that_is_slow_to_remove_is_given_less_at_once(
+    clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    monkeypatch.setattr(_recovery, "PROBE_SECONDS", 0.0)
+    monkeypatch.setattr(_recovery, "RETRY_SECONDS", 0.0)
+    tier = Slow()
+    cache = PromptCache(tier, clock=clock)
+    names = [str(number) for number in range(20)]
+    for name in names:
+        await cache.set(name, "void", tags=[name])
+    tier.down = True
+    for name in names:
+        await getattr(cache, what)(name)
+    tier.down = False
+    backlog = cache._engine.storage.remote[0]._backlog
+    async with asyncio.timeout(10):
+        while backlog:
+            await asyncio.sleep(0)
+    assert not await tier.get([f"default:{name}" for name in names])
+    await cache.aclose()
