@@ -14,8 +14,8 @@ from cachetools import TTLCache
 
 from ._entry import Entry
 from ._flights import Flight
+from ._keeping import Keeping
 from ._policy import keeps
-from ._storage import Keeping
 
 if TYPE_CHECKING:
     from ._ask import Ask

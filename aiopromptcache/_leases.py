@@ -110,7 +110,6 @@ class Coordinator:
         self._renewal: asyncio.TimerHandle | None = None
         self._listener: asyncio.Task[None] | None = None
         self._tried = asyncio.Event()
-        self._pause = 0.0
         self._loop: asyncio.AbstractEventLoop | None = None
         self.heard: Callable[[News], None] = lambda news: None
         """Told who wants to follow what is being read here."""
@@ -327,17 +326,20 @@ class Coordinator:
             self._tasks.clear()
 
     async def _listen(self) -> None:
-        self._pause = 0.0
+        pause, (shortest, longest) = 0.0, RECONNECT_SECONDS
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             try:
                 await self._tier.listen(self._namespace, self.guard.position, self._told)
             except Exception as error:
                 logger.debug("not listening to %s: %r", self.guard.name, error)
             self._tried.set()
             self._wake(None)  # they may wait for news that will not come
-            await asyncio.sleep(self._pause)
-            shortest, longest = RECONNECT_SECONDS
-            self._pause = min(longest, max(shortest, 2 * self._pause))
+            if loop.time() - began > longest:  # it went well for a while
+                pause = 0.0
+            await asyncio.sleep(pause)
+            pause = min(longest, max(shortest, 2 * pause))
 
     async def _told(self, news: News) -> None:
         if news.kind in ("wanted", "unwanted"):
@@ -351,7 +353,6 @@ class Coordinator:
             await self._heed(news)
         self.guard.position = news.position
         if news.kind == "listening":
-            self._pause = 0.0
             self._tried.set()
         self._wake(news.name if news.kind in _OF_SLOTS else None)
 

@@ -17,6 +17,7 @@ from ._entry import Entry
 from ._errors import ConfigurationError
 from ._flights import Flight, Flights
 from ._idle import idle_time
+from ._keeping import Keeping, Turns
 from ._leases import Coordinator, Wait, wait_for_news
 from ._ledger import Ledger
 from ._looks import Looks
@@ -45,29 +46,6 @@ class Begun(NamedTuple):
     """Seconds that remote tiers took."""
 
 
-class Keeping:
-    """A flight's entry on its way into the tiers."""
-
-    __slots__ = ("entry", "flight", "lease", "newer")
-
-    def __init__(self, flight: Flight[Any], entry: Entry, lease: Lease | None = None) -> None:
-        self.flight = flight
-        self.entry = entry
-        self.lease = lease
-        self.newer: Entry | None = entry
-        """What the slot's value is now."""
-
-    @property
-    def overtaken(self) -> bool:
-        """Is the slot's value another by now?"""
-        return self.flight.detached or self.newer is not self.entry
-
-    @property
-    def stands(self) -> bool:
-        """Is the entry the slot's value, also if the shared tier does not say so?"""
-        return not (self.overtaken or self.flight.unsure)
-
-
 class Storage:
     """Reads and writes over all tiers, and the rule about what may still be written."""
 
@@ -86,6 +64,7 @@ class Storage:
         self._keeping: dict[str, list[Keeping]] = {}
         for position, tier in enumerate(tiers):
             self._adopt(position, tier)
+        self._turns = Turns(2 * sum(guard.timeout for guard in self._others()))
 
     def _adopt(self, position: int, tier: Tier) -> None:
         if isinstance(tier, type) or not isinstance(tier, Tier):
@@ -304,6 +283,7 @@ class Storage:
         if self.shared is not None and kept:
             fills = {slot: (keeping.entry, keeping.lease) for slot, keeping in kept.items()}
             filled = await self.shared.fill(fills, lambda slot: keepings[slot].stands, spent)
+            # What is False was overtaken; on a cluster it was there for a moment all the same.
             await self._forget_void([slot for slot in kept if filled[slot] is False])
             kept = {slot: keeping for slot, keeping in kept.items() if filled[slot] is not False}
             stored = {slot for slot in kept if filled[slot]}
@@ -311,31 +291,36 @@ class Storage:
             for slot, keeping in kept.items():
                 if not keeping.overtaken and self.local.put(slot, keeping.entry):
                     stored.add(slot)
-        for guard in self._others():
-            if kept and await guard.set({s: k.entry for s, k in kept.items()}, spent=spent):
-                stored |= kept.keys()
-        overtaken = {slot: k for slot, k in kept.items() if k.flight.detached}
-        if overtaken:
-            await self._undo(overtaken)
-        return stored - overtaken.keys()
+        return stored | await self._keep_elsewhere(kept, spent) if self._others() else stored
 
     async def _forget_void(self, slots: Sequence[str]) -> None:
-        """These were overtaken, here or in another process. On a cluster they were there for a
-        moment, and may have been read here, too.
-        """
+        """What was read of these here while a tier had what is void stays nowhere."""
         for slot in slots:
             self._forget(slot)
         if slots and self.local is not None:
             await self.local.delete(slots)
 
-    async def _undo(self, overtaken: Mapping[str, Keeping]) -> None:
-        """Writes may have come after what overtook them, in tiers that judge no fill themselves."""
-        newer = {s: k.newer for s, k in overtaken.items() if k.newer and k.newer is not k.entry}
+    async def _keep_elsewhere(self, kept: Mapping[str, Keeping], spent: float) -> set[str]:
+        """Write to the tiers that judge no fill. What overtakes it here comes after it; what
+        another process did may have come before.
+        """
+        stored, sent = set[str](), dict[str, Keeping]()
+        with self._turns.taken(kept) as earlier:
+            spent += await self._turns.wait(earlier)
+            for guard in self._others():
+                live = {slot: keeping for slot, keeping in kept.items() if not keeping.overtaken}
+                sent |= live
+                if live and await guard.set({s: k.entry for s, k in live.items()}, spent=spent):
+                    stored |= live.keys()
+            if gone := [slot for slot, keeping in sent.items() if keeping.flight.detached]:
+                await self._undo(gone)
+        return stored.difference(gone)
+
+    async def _undo(self, slots: Sequence[str]) -> None:
+        """Nor does what was read there meanwhile stay."""
         for guard in self._others():
-            if gone := overtaken.keys() - newer.keys():
-                await guard.delete(list(gone))
-            if newer:
-                await guard.set(newer)
+            await guard.delete(slots)
+        await self._forget_void(slots)
 
     def _others(self) -> list[Guard]:
         """Remote tiers that judge no fill by themselves."""
@@ -378,8 +363,13 @@ class Storage:
         """Write one entry to every tier; True where at least one took it."""
         spent = await self._listening()
         stored = self.local is not None and self.local.put(slot, entry)
-        for guard in self.remote:
-            stored = await guard.set({slot: entry}, spent=spent) or stored
+        if self.shared is not None:
+            stored = await self.shared.guard.set({slot: entry}, spent=spent) or stored
+        if others := self._others():
+            with self._turns.taken([slot]) as earlier:
+                spent += await self._turns.wait(earlier)
+                for guard in others:
+                    stored = await guard.set({slot: entry}, spent=spent) or stored
         self._ledger.stats.stores += stored
         return stored
 
@@ -388,10 +378,10 @@ class Storage:
         if entry.ttl == 0:
             await self.drop([slot])
             return
-        self._overtake([slot], entry)
+        self._overtake([slot])
         stored = await self.store(slot, entry)
         if self.remote:  # as with removals: others may have read there what was not gone yet
-            self._overtake([slot], entry)
+            self._overtake([slot])
             if self.local is not None and self.local.peek(slot) is not entry:
                 await self.local.delete([slot])
         if stored:
@@ -403,6 +393,7 @@ class Storage:
     async def drop(self, slots: Sequence[str]) -> int:
         """Remove slots everywhere; their flights are not stored. Gives how many were there."""
         removed = await self._drop_local(slots)
+        await self._turns.wait(self._turns.earlier(slots))
         for guard in self.remote:
             removed |= await guard.delete(slots)
         if self.remote:
@@ -416,6 +407,7 @@ class Storage:
     async def clear(self) -> int:
         """Empty this namespace in every tier; gives the largest count."""
         count = await self._clear_local()
+        await self._turns.wait(self._turns.earlier())
         for guard in self.remote:
             count = max(count, await guard.clear(self.prefix[:-1]))
         if self.remote:
@@ -431,6 +423,7 @@ class Storage:
     async def invalidate(self, tags: tuple[str, ...]) -> int:
         """Remove what carries any of the tags; gives the largest count."""
         count = await self._invalidate_local(tags)
+        await self._turns.wait(self._turns.earlier())
         for guard in self.remote:
             count = max(count, await guard.invalidate(self.prefix[:-1], tags))
         if self.remote:
@@ -443,8 +436,8 @@ class Storage:
         self._flights.detach_where(lambda flight: not wanted.isdisjoint(flight.tags))
         for keepings in self._keeping.values():
             for keeping in keepings:
-                if keeping.newer is not None and not wanted.isdisjoint(keeping.newer.tags):
-                    keeping.newer = None
+                if not wanted.isdisjoint(keeping.entry.tags):
+                    keeping.replaced = True
         return 0 if self.local is None else await self.local.invalidate(self.prefix[:-1], tags)
 
     def _invalidated(self, count: int) -> int:
@@ -452,19 +445,19 @@ class Storage:
             self._ledger.tell("invalidate", size=count)
         return count
 
-    def _overtake(self, slots: Iterable[str], newer: Entry | None = None) -> None:
-        """What is on its way for these slots is not stored any more; `newer` is the value now."""
+    def _overtake(self, slots: Iterable[str]) -> None:
+        """What is on its way for these slots is not stored any more."""
         for slot in slots:
             self._flights.detach(slot)
-            self._forget(slot, newer)
+            self._forget(slot)
 
-    def _forget(self, slot: str, newer: Entry | None = None) -> None:
+    def _forget(self, slot: str) -> None:
         """What is being read or kept for a slot is not its value any more."""
         self._looks.overtake(slot)
         if self.shared is not None:
             self.shared.overtake(slot)
         for keeping in self._keeping.get(slot, ()):
-            keeping.newer = newer
+            keeping.replaced = True
 
     def _forget_reads(self) -> None:
         """What is being read may not be any slot's value any more."""

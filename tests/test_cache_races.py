@@ -166,9 +166,11 @@ async def test_a_value_that_is_set_while_a_flight_is_stored_is_the_one_that_stay
     flight = asyncio.create_task(cache.get_or_create("key", gives("old")))
     await gate.reached()
     remote.writing = None
-    await cache.set("key", "new")
+    setting = asyncio.create_task(cache.set("key", "new"))
+    await quiet()
     gate.open()
     assert await flight == "old"
+    await setting
     assert await cache.get("key") == "new"
     if tiers == 2:
         await memory.clear("default")
@@ -183,9 +185,11 @@ async def test_what_is_removed_while_a_flight_is_stored_stays_removed(
     flight = asyncio.create_task(cache.get_or_create("key", gives("old"), tags=["tag"]))
     await gate.reached()
     remote.writing = None
-    await remove(cache)
+    removal = asyncio.ensure_future(remove(cache))
+    await quiet()
     gate.open()
     assert await flight == "old"
+    await removal
     assert await cache.get("key", "nothing") == "nothing"
     assert await remote.get(["default:key"]) == {}
 
@@ -298,3 +302,44 @@ async def test_closing_waits_for_what_is_being_written(remote: Gated, clock: Vir
     gate.open()
     await closing
     assert [list(found) for found in closed_with] == [["default:key"]]
+
+
+class Late(Gated):
+    """Lets a test act when a write has happened, before its caller knows."""
+
+    async def landed(self) -> None:
+        """What the test does then."""
+
+    async def set(self, entries: Any) -> None:
+        await super().set(entries)
+        await self.landed()
+
+
+LATER = {**REMOVALS, "set": lambda cache: cache.set("key", "new")}
+
+
+@pytest.mark.parametrize("memory", [True, False])
+@pytest.mark.parametrize("later", LATER)
+async def test_a_write_on_its_way_never_lands_after_what_overtook_it(
+    clock: VirtualClock, later: str, memory: bool
+) -> None:
+    remote, seen = Late(), list[Any]()
+    cache = PromptCache(*[MemoryTier()] * memory, remote, clock=clock)
+    held = remote.writing = Gate()
+    load = asyncio.create_task(cache.get_or_create("key", gives("old"), tags=["tag"]))
+    await held.reached()
+    remote.writing = None
+    overtakes = asyncio.ensure_future(LATER[later](cache))
+    await quiet()
+
+    async def landed() -> None:
+        if overtakes.done():
+            seen.append(await cache.get("key"))
+
+    remote.landed = landed  # type: ignore[method-assign]
+    held.open()
+    assert await load == "old"
+    await overtakes
+    seen.append(await cache.get("key"))
+    assert set(seen) == {"new" if later == "set" else None}
+    await cache.aclose()

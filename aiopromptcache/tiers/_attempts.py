@@ -72,6 +72,7 @@ class Attempts:
         `spent` are the seconds that the tier took of the caller's time already.
         """
         if self.reads.open:
+            self._broken()  # it may have been in another loop, which has ended
             raise Out
         return await self.make(name, self.reads, operation, self.timeout - spent)
 
@@ -84,6 +85,8 @@ class Attempts:
         timeout: float | None = None,
     ) -> T:
         """Like `read`, for what changes something; not while the tier catches up."""
+        if self.writes.open or self.catching_up or self._backlog:
+            self._broken()
         if self.writes.open or self.catching_up:
             raise Out
         return await self.make(name, self.writes, operation, (timeout or self.timeout) - spent)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .._entry import Entry
 from ._base import GIVEN, Lease
@@ -13,6 +13,7 @@ MAX_VALUES = 10_000
 MAX_BYTES = 64 * 2**20
 """Of all values together."""
 MAX_REMOVALS = 10_000
+"""Of slots, and of tags."""
 BATCH_BYTES = 2**20
 """Bytes that are written together, unless one entry has more."""
 
@@ -60,10 +61,13 @@ class Backlog:
             self._give_up(next(iter(self.values.values())))
 
     def _remove(self, missed: Missed) -> None:
-        """A removal must not be lost: too many of them become a clear."""
         self.removals[missed.lease.slot] = missed._replace(entry=None)
-        if len(self.removals) > MAX_REMOVALS:
-            self.removals.clear()
+        self._bound(self.removals)
+
+    def _bound(self, owed: dict[str, Any]) -> None:
+        """A removal must not be lost: too many of them become a clear."""
+        if len(owed) > MAX_REMOVALS:
+            owed.clear()
             self.cleared = object()
 
     def drop(self, slots: Iterable[str]) -> None:
@@ -126,15 +130,19 @@ class Backlog:
         gone = set(tags)
         if owed:
             self.tags |= dict.fromkeys(gone, object())
+            self._bound(self.tags)
         self.overtake(lambda entry, _: not gone.isdisjoint(entry.tags))
 
-    def overtake(self, test: Callable[[Entry, str], bool]) -> None:
-        """Something changed: entries for which `test` holds are not to be written.
+    def overtake(
+        self, test: Callable[[Entry, str], bool], slots: Iterable[str] | None = None
+    ) -> None:
+        """Something changed: entries (of these slots) for which `test` holds are not to be written.
 
         Where a caller gave one, nobody can say which is newer: then neither stays.
         """
-        for slot, missed in list(self.values.items()):
-            if missed.entry is not None and test(missed.entry, slot):
+        for slot in list(self.values) if slots is None else slots:
+            missed = self.values.get(slot)
+            if missed is not None and missed.entry is not None and test(missed.entry, slot):
                 self._give_up(missed)
 
     def expire(self, now: float) -> None:

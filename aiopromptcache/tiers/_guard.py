@@ -66,11 +66,13 @@ class Guard:
         """See `Tier.get`."""
         if not self._backlog:
             return await self._get(slots, spent)
-        found = {slot: self._backlog.entry(slot) for slot in slots if self._backlog.knows(slot)}
-        rest = [slot for slot in slots if slot not in found]
+        self._recovery.start()
+        owed = {slot: self._backlog.entry(slot) for slot in slots if self._backlog.knows(slot)}
+        rest = [slot for slot in slots if slot not in owed]
         void = self._backlog.voiding()
         asked = await self._get(rest, spent) if rest else {}
-        return {slot: e for slot, e in [*found.items(), *asked.items()] if e and not void(e)}
+        found = {slot: entry for slot, entry in owed.items() if entry is not None}
+        return found | {slot: entry for slot, entry in asked.items() if not void(entry)}
 
     async def _get(self, slots: Sequence[str], spent: float) -> Mapping[str, Entry]:
         try:
@@ -92,6 +94,7 @@ class Guard:
         backlog = self._backlog
         if not backlog:
             return await self._claim(slots, past, take, spent)
+        self._recovery.start()
         known: dict[str, Claim] = {}
         if not (past or take):
             owed = [(slot, backlog.entry(slot)) for slot in slots]
@@ -235,13 +238,15 @@ class Guard:
         backlog = self._backlog
         match news.kind:
             case "stored" | "dropped":
-                backlog.overtake(lambda _, slot: slot == news.name)
+                backlog.overtake(lambda *_: True, [news.name])
             case "tag":
                 backlog.overtake(lambda entry, _: news.name in entry.tags)
             case "clear":
                 backlog.overtake(lambda *_: True)
             case "listening":
                 backlog.unchecked = bool(backlog.values) and (backlog.unchecked or news.lost)
+                if backlog or self._attempts.open:
+                    self._recovery.start()
                 self._recovery.hurry()
 
     async def aclose(self) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import islice
 from typing import Any
 
 from .._entry import Entry
@@ -122,18 +123,32 @@ class Recovery:
         if cleared := backlog.cleared:
             await self._write(lambda: self._tier.clear(namespace), self._bulk)
             backlog.settle_clear(cleared)
-        if tags := dict(backlog.tags):
-            await self._write(lambda: self._tier.invalidate(namespace, frozenset(tags)), self._bulk)
+        if tags := dict(islice(backlog.tags.items(), self._at_once)):
+            await self._remove(
+                lambda: self._tier.invalidate(namespace, frozenset(tags)), self._bulk
+            )
             backlog.settle_tags(tags)
+            return  # the others come before all else, too
         backlog.expire(self._context.clock())
         missed = backlog.batch(self._at_once)
         if gone := [m for m in missed if m.entry is None]:
-            await self._write(lambda: self._tier.delete([m.lease.slot for m in gone]))
+            await self._remove(lambda: self._tier.delete([m.lease.slot for m in gone]))
             backlog.settle(gone)
         # The news may have come first.
         if live := [(m, m.entry) for m in missed if m.entry is not None and backlog.waits(m)]:
             await self._store(live)
             backlog.settle([m for m, _ in live])  # unless something newer came in the meantime
+
+    async def _remove(
+        self, operation: Callable[[], Awaitable[Any]], timeout: float | None = None
+    ) -> None:
+        """As many together as the tier gets done in time."""
+        try:
+            await self._write(operation, timeout)
+        except Out:
+            self._at_once = 1
+            raise
+        self._at_once = min(2 * self._at_once, CATCH_UP)
 
     async def _store(self, missed: list[tuple[Missed, Entry]]) -> None:
         entries = [(entry, self._heard(m)) for m, entry in missed]
