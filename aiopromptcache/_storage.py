@@ -301,9 +301,7 @@ class Storage:
             await self.local.delete(slots)
 
     async def _keep_elsewhere(self, kept: Mapping[str, Keeping], spent: float) -> set[str]:
-        """Write to the tiers that judge no fill. What overtakes it here comes after it; what
-        another process did may have come before.
-        """
+        """Write to tiers that judge no fill: before what overtakes it here, not before others."""
         stored, sent = set[str](), dict[str, Keeping]()
         with self._turns.taken(kept) as earlier:
             spent += await self._turns.wait(earlier)
