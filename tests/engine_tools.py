@@ -10,6 +10,30 @@ from typing import Any
 from aiopromptcache import Entry, MemoryTier, TierContext
 
 
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """Its time passes only when nothing is left to do, and then at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._now = 0.0
+        selector: Any = self._selector  # type: ignore[attr-defined]
+        ready = selector.select
+
+        def select(timeout: float | None) -> Any:
+            assert timeout is not None, "everybody waits, and nothing is going to happen"
+            self._now += max(0.0, timeout)
+            return ready(0)
+
+        selector.select = select
+
+    def time(self) -> float:
+        return self._now
+
+    def busy(self, seconds: float) -> None:
+        """Some code of the app's has run for so long."""
+        self._now += seconds
+
+
 async def until(condition: Callable[[], bool]) -> None:
     """Let others run until something holds; fails where it never does."""
     for _ in range(1_000):

@@ -9,36 +9,14 @@ from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any
 
 import pytest
+from engine_tools import VirtualLoop
 
 from aiopromptcache import Entry, MemoryTier, PromptCache
 from aiopromptcache._idle import AWAKE, LATE, TICK, idle_time
 from aiopromptcache.tiers._deadlines import LOOKS, Deadlines
 
 
-class Loop(asyncio.SelectorEventLoop):
-    """A loop in which waiting takes no time, and `busy` says how long work took."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._now = 0.0
-        selector: Any = self._selector  # type: ignore[attr-defined]
-        ready = selector.select
-
-        def select(timeout: float | None) -> Any:
-            self._now += max(0.0, timeout or 0.0)
-            return ready(0)
-
-        selector.select = select
-
-    def time(self) -> float:
-        return self._now
-
-    def busy(self, seconds: float) -> None:
-        """Some code of the app's has run for so long."""
-        self._now += seconds
-
-
-def run(work: Coroutine[Any, Any, None], loop: Loop) -> None:
+def run(work: Coroutine[Any, Any, None], loop: VirtualLoop) -> None:
     with asyncio.Runner(loop_factory=lambda: loop) as runner:
         runner.run(work)
 
@@ -49,12 +27,12 @@ def test_waiting_takes_time() -> None:
         await asyncio.sleep(0.2)
         assert idle_time() - started == pytest.approx(0.2)
 
-    run(work(), Loop())
+    run(work(), VirtualLoop())
 
 
 @pytest.mark.parametrize("waits", [0.0, 0.1])
 def test_being_busy_takes_next_to_none(waits: float) -> None:
-    loop = Loop()
+    loop = VirtualLoop()
 
     async def work() -> None:
         started = idle_time()
@@ -68,7 +46,7 @@ def test_being_busy_takes_next_to_none(waits: float) -> None:
 
 
 def test_it_never_goes_back() -> None:
-    loop = Loop()
+    loop = VirtualLoop()
 
     async def work() -> None:
         latest = idle_time()
@@ -83,7 +61,7 @@ def test_it_never_goes_back() -> None:
 
 
 def test_it_stops_when_nobody_looks() -> None:
-    loop = Loop()
+    loop = VirtualLoop()
 
     async def work() -> None:
         idle_time()
@@ -94,7 +72,7 @@ def test_it_stops_when_nobody_looks() -> None:
 
 
 def test_it_keeps_no_loop_alive() -> None:
-    loop = Loop()
+    loop = VirtualLoop()
 
     async def work() -> None:
         idle_time()
@@ -108,7 +86,7 @@ def test_it_keeps_no_loop_alive() -> None:
 
 @pytest.mark.parametrize("seconds", [0.25, 5.0])
 def test_a_deadline_passes_when_it_should(seconds: float) -> None:
-    loop = Loop()
+    loop = VirtualLoop()
 
     async def work() -> None:
         with pytest.raises(TimeoutError), Deadlines(seconds).within(seconds):
@@ -119,7 +97,7 @@ def test_a_deadline_passes_when_it_should(seconds: float) -> None:
 
 
 def test_a_deadline_does_not_pass_while_the_loop_is_busy() -> None:
-    loop = Loop()
+    loop = VirtualLoop()
 
     async def work() -> None:
         with Deadlines(0.25).within(0.25):
@@ -131,7 +109,7 @@ def test_a_deadline_does_not_pass_while_the_loop_is_busy() -> None:
 
 
 def test_a_tier_that_a_busy_loop_was_late_to_read_is_still_written_to() -> None:
-    loop = Loop()
+    loop = VirtualLoop()
 
     class Remote(MemoryTier):
         name = "remote"

@@ -13,7 +13,7 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from aiopromptcache import Entry
 from aiopromptcache.tiers._base import GIVEN, Claim, Lease, News, TierContext
@@ -23,26 +23,6 @@ T = TypeVar("T")
 LONGEST = 0.01
 """Seconds that a command takes one way, unless it is held up."""
 LEASE = 5.0
-
-
-class VirtualLoop(asyncio.SelectorEventLoop):
-    """Its time passes only when nothing is left to do, and then at once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._now = 0.0
-        selector: Any = self._selector  # type: ignore[attr-defined]
-        ready = selector.select
-
-        def select(timeout: float | None) -> Any:
-            assert timeout is not None, "everybody waits, and nothing is going to happen"
-            self._now += max(0.0, timeout)
-            return ready(0)
-
-        selector.select = select
-
-    def time(self) -> float:
-        return self._now
 
 
 @dataclass

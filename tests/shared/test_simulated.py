@@ -12,8 +12,9 @@ import random
 from typing import Any
 
 import pytest
+from engine_tools import VirtualLoop
 from model import HEARD, Episode, Model
-from simulated import ClusteredTier, SimulatedServer, SimulatedTier, VirtualLoop
+from simulated import ClusteredTier, SimulatedServer, SimulatedTier
 
 from aiopromptcache import MemoryTier, PromptCache
 
