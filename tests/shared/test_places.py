@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -296,6 +297,62 @@ async def test_what_waited_is_never_in_the_place_of_what_is_newer(
     heard.open()
     await wait_until("the news", lambda: peeked(leader, "key") is None)
     assert [await cache.get("key") for cache in clustered] == ["newest"] * 3
+
+
+@contextmanager
+def deaf(cache: PromptCache) -> Iterator[None]:
+    """It does not hear what others do, until the end."""
+    shared: Any = cache._engine.storage.shared
+    plain, heard = shared._heed, Gate()
+
+    async def heed_late(news: Any) -> None:
+        await heard.wait()
+        await plain(news)
+
+    shared._heed = heed_late
+    yield
+    heard.open()
+
+
+async def test_half_a_fill_is_not_left_behind(clustered: list[PromptCache]) -> None:
+    """On a cluster an entry may be there that no tag knows yet."""
+    leader, other, third = clustered
+    tier = guard_of(leader).tier
+
+    async def fail(*_: Any) -> Any:
+        raise ConnectionError("lost in the middle")
+
+    with deaf(leader):
+        with replaced(tier, {"_book": fail}):
+            assert await leader.get_or_create("key", gives(1), tags=["tag"]) == 1
+            await other.invalidate("tag")
+        assert await third.get("key") == 1, "the half was there"
+        await third._engine.storage.local.clear("default")  # type: ignore[union-attr]
+        await made_good(leader)
+    await wait_until("the news", lambda: not any(peeked(cache, "key") for cache in clustered))
+    assert [await cache.get("key") for cache in clustered] == [None] * 3
+
+
+async def test_who_reads_half_a_fill_that_is_void_does_not_keep_it(
+    clustered: list[PromptCache],
+) -> None:
+    leader, other, _ = clustered
+    tier = guard_of(leader).tier
+    plain, seen, upstream = tier._book, [], Held()
+
+    async def late(*arguments: Any) -> Any:
+        seen.append(await leader.get("key"))
+        return await plain(*arguments)
+
+    with deaf(leader), replaced(tier, {"_book": late}):
+        flight = asyncio.ensure_future(leader.get_or_create("key", upstream, tags=["tag"]))
+        await upstream.called()
+        await other.invalidate("tag")
+        upstream.gate.open()
+        assert await flight == 1
+        assert seen == [1], "it was there for a moment"
+        assert peeked(leader, "key") is None
+    assert [await cache.get("key") for cache in clustered] == [None] * 3
 
 
 async def test_a_failover(anyio_backend: Any) -> None:
