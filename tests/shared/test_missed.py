@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from engine_tools import Gate, gives, quiet
-from together import Held, guard_of, lost, made_good, peeked, replaced, team, wait_until
+from together import Held, deaf, guard_of, lost, made_good, peeked, replaced, team, wait_until
 
 from aiopromptcache import PromptCache
 from aiopromptcache.testing import VirtualClock
@@ -30,20 +30,12 @@ async def test_what_redis_refuses_leaves_nothing_older_in_its_place(url: str) ->
     async with team(url) as [leader, other]:
         await other.set(KEY, "before")
         assert await leader.get(KEY) == "before"
-        heard, coordinator = Gate(), leader._engine.storage.shared
-        plain = coordinator._heed  # type: ignore[union-attr]
-
-        async def heed_late(news: Any) -> None:
-            await heard.wait()
-            await plain(news)
-
-        with lost(leader):
-            await leader.delete(KEY)
-            await load_anew(leader)
-            coordinator._heed = heed_late  # type: ignore[union-attr]
-            await other.invalidate("tag")
-        await made_good(leader)
-        heard.open()
+        with deaf(leader):
+            with lost(leader):
+                await leader.delete(KEY)
+                await load_anew(leader)
+                await other.invalidate("tag")
+            await made_good(leader)
         await wait_until("the news", lambda: peeked(leader, KEY) is None)
         await wait_until("the news", lambda: peeked(other, KEY) is None)
         assert [await cache.get(KEY) for cache in (leader, other)] == [None, None]

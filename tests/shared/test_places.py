@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import redis.asyncio
-from engine_tools import Gate, gives, unwanted
+from engine_tools import gives, unwanted
 from redis.asyncio.sentinel import Sentinel
 from servers import Cluster, Sentinels
 from together import (
     HEARD,
     Calls,
     Held,
+    deaf,
     guard_of,
     lost,
     made_good,
@@ -273,45 +273,22 @@ async def test_what_waited_is_never_in_the_place_of_what_is_newer(
 ) -> None:
     """On a cluster the entry and the news that speak against it are in two places."""
     leader, other, _ = clustered
-    shared: Any = leader._engine.storage.shared
-    plain, heard, seen = shared._heed, Gate(), []
-
-    async def heed_late(news: Any) -> None:
-        await heard.wait()
-        await plain(news)
-
-    with lost(leader):
-        assert await leader.get_or_create("key", gives(1)) == 1
-        shared._heed = heed_late
-        await other.set("key", "newest")
     tier = guard_of(leader).tier
-    put = tier._link.run_all
+    put, seen = tier._link.run_all, []
 
     async def watched(calls: Any) -> Any:
         seen.extend(calls)
         return await put(calls)
 
-    with replaced(tier._link, {"run_all": watched}):
-        await made_good(leader)
+    with deaf(leader):
+        with lost(leader):
+            assert await leader.get_or_create("key", gives(1)) == 1
+            await other.set("key", "newest")
+        with replaced(tier._link, {"run_all": watched}):
+            await made_good(leader)
     assert seen == [], "it was there for a moment"
-    heard.open()
     await wait_until("the news", lambda: peeked(leader, "key") is None)
     assert [await cache.get("key") for cache in clustered] == ["newest"] * 3
-
-
-@contextmanager
-def deaf(cache: PromptCache) -> Iterator[None]:
-    """It does not hear what others do, until the end."""
-    shared: Any = cache._engine.storage.shared
-    plain, heard = shared._heed, Gate()
-
-    async def heed_late(news: Any) -> None:
-        await heard.wait()
-        await plain(news)
-
-    shared._heed = heed_late
-    yield
-    heard.open()
 
 
 async def test_half_a_fill_is_not_left_behind(clustered: list[PromptCache]) -> None:

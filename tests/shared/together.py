@@ -158,6 +158,21 @@ def replaced(tier: Any, methods: dict[str, Any]) -> Iterator[None]:
             setattr(tier, name, method)
 
 
+@contextmanager
+def deaf(cache: PromptCache) -> Iterator[None]:
+    """It does not hear what others do, until the end."""
+    shared: Any = cache._engine.storage.shared
+    plain, heard = shared._heed, Gate()
+
+    async def heed_late(news: Any) -> None:
+        await heard.wait()
+        await plain(news)
+
+    shared._heed = heed_late
+    yield
+    heard.open()
+
+
 async def made_good(*caches: PromptCache) -> None:
     """Wait until the shared tier has all that it missed."""
     for cache in caches:
