@@ -6,7 +6,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable
 
-from simulated import SimulatedServer, SimulatedTier, VirtualLoop
+from engine_tools import VirtualLoop
+from simulated import SimulatedServer, SimulatedTier
 
 from aiopromptcache import MemoryTier, PromptCache
 from aiopromptcache.tiers._base import News
