@@ -75,8 +75,8 @@ def supervise(
     """Run worker processes until Ctrl-C, SIGTERM or a closed terminal.
 
     `worker` are the arguments that make this Python a worker; the port is added to them. `model`
-    answers; None is the real API. Raises SystemExit where the port is taken, and where a worker
-    ends by itself.
+    answers; None is the real API. A worker that ends by itself is replaced. Raises SystemExit where
+    the port is taken, and where a worker does not start.
     """
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_supervise(worker, workers, port, model, what))
@@ -97,7 +97,7 @@ async def _supervise(
             async with _children(command, workers, env) as running:
                 print(f"{what}: http://{HOST}:{number}/ (workers: {workers}; Ctrl-C ends it)")
                 sys.stdout.flush()
-                await _first_end(running)
+                await _kept_up(running, command, env)
 
 
 @asynccontextmanager
@@ -209,15 +209,24 @@ async def _end(process: Process) -> None:
         await process.wait()
 
 
+async def _kept_up(running: list[Process], command: list[str], env: dict[str, str]) -> None:
+    """Put a new worker in the place of each that ends by itself, for ever."""
+    while True:
+        await _first_end(running)
+        print("A worker has ended by itself; another takes its place.", file=sys.stderr)
+        for place, process in enumerate(running):
+            if process.returncode is not None:
+                running[place] = await _start(command, stdin=PIPE, stdout=PIPE, env=env)
+                await _all_ready([running[place]])
+
+
 async def _first_end(running: list[Process]) -> None:
-    """Wait, for ever if all goes well."""
     waiting = [asyncio.ensure_future(process.wait()) for process in running]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in waiting:
             task.cancel()
-    raise SystemExit("a worker has ended by itself; what it said is above")
 
 
 def _stop_on_signals() -> None:

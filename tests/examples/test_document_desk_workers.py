@@ -131,13 +131,17 @@ async def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
                 await asyncio.sleep(0.01)
 
 
-async def test_a_worker_that_dies_ends_all(tmp_path: Path, valkey: Server) -> None:
+async def test_a_worker_that_dies_is_replaced(tmp_path: Path, valkey: Server) -> None:
     with Started(tmp_path, REDIS_URL=valkey.url) as started:
-        workers = children(started.process.pid)
-        os.kill(workers[0], signal.SIGKILL)
-        code, said = started.ended()
-        assert (code, said) == (1, "a worker has ended by itself; what it said is above\n")
-        assert not any(map(runs, workers))
+        killed, other = children(started.process.pid)
+        os.kill(killed, signal.SIGKILL)
+        said = await asyncio.to_thread(started.output.readline)
+        assert said == "A worker has ended by itself; another takes its place.\n"
+        async with visiting(started.url) as desk:
+            workers, how = await by_all(desk, "handbook.md", "What does a lost card cost?")
+        assert workers == {other, *children(started.process.pid)} - {killed}
+        assert how["fresh"] == 1
+        assert started.end() == (0, "")
 
 
 async def test_without_valkey_one_worker_is_plainly_said(tmp_path: Path) -> None:
