@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote
 
 from ._cache import PromptCache
-from ._errors import ConfigurationError, PromptCacheError
+from ._errors import ConfigurationError, NotCached, PromptCacheError
 from ._policy import cache_control, seconds
 from ._tally import Tally, current
 
@@ -78,7 +78,8 @@ class Rules:
         said = cache_control(header)
         allowed = {name: value for name, value in said.items() if name in self._fields}
         if "max_age" in allowed:
-            allowed["max_age"] = max(allowed["max_age"], self._floor)
+            asked, own = max(allowed["max_age"], self._floor), self.cache.current_policy.max_age
+            allowed["max_age"] = asked if own is None else min(asked, own)  # none gets older ones
             if "max_stale" not in self._fields and said.get("max_stale") == 0:
                 allowed["max_stale"] = 0.0  # part of what max-age says
         return allowed
@@ -109,6 +110,13 @@ class Rules:
                 yield tally
         finally:
             current.reset(token)
+
+
+def nothing_stored(error: BaseException) -> bool:
+    """Is `NotCached` all that went wrong? A task group has the errors of its tasks in a group."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(map(nothing_stored, error.exceptions))
+    return isinstance(error, NotCached)
 
 
 def _quoted(name: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from ._cache import PromptCache
 from ._errors import ConfigurationError, NotCached
 from ._tally import Tally, current
-from ._web import FLOOR, FREE, NAME, NoPartition, Rules, summary
+from ._web import FLOOR, FREE, NAME, NoPartition, Rules, nothing_stored, summary
 
 try:
     from aiohttp import web
@@ -83,8 +83,8 @@ def middleware(
 
     - The request's `Cache-Control` holds for the calls made for it, as far as `allow` says (names
       of directives); by default only what costs nothing. A `max-age` below `max_age_floor` seconds
-      counts as that. Where only-if-cached finds nothing and the handler does not handle it, the
-      answer is 504, as RFC 9111 says.
+      counts as that, one above the policy's own `max_age` as that one. Where only-if-cached finds
+      nothing and the handler does not handle it, the answer is 504, as RFC 9111 says.
     - `partition`, a plain or async callable of the request, gives the tenant that answers are kept
       apart for: a non-empty str, joined to the policy's own partition. Where it gives none the
       answer is 403; what it raises (an `HTTPException`, too) is raised.
@@ -106,8 +106,9 @@ def middleware(
         with rules.applied(fields) as tally:
             try:
                 response = await handler(request)
-            except NotCached:
-                if request.writer.output_size:  # an answer has begun: no second one into its midst
+            except (NotCached, ExceptionGroup) as error:
+                begun = request.writer.output_size  # no second answer into the midst of one
+                if begun or not nothing_stored(error):
                     raise
                 late = web.HTTPGatewayTimeout(text="not in the cache")
                 _add(late, tally)
@@ -115,7 +116,7 @@ def middleware(
             except web.HTTPException as error:
                 _add(error, tally)
                 raise
-            if not response.prepared:
+            if isinstance(response, web.StreamResponse) and not response.prepared:
                 _add(response, tally)
             return response
 

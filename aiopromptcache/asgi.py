@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ._cache import PromptCache
 from ._errors import ConfigurationError, NotCached
 from ._tally import Tally
-from ._web import FLOOR, FREE, NoPartition, Rules, summary
+from ._web import FLOOR, FREE, NoPartition, Rules, nothing_stored, summary
 
 try:
     from starlette.exceptions import HTTPException
@@ -59,8 +59,8 @@ class PromptCacheMiddleware:
     - The request's `Cache-Control` holds for the calls made for it, as far as `allow` says (names
       of directives: "max-age", "max-stale", "no-cache", "no-store", "only-if-cached",
       "stale-if-error"); by default only what costs nothing. A `max-age` below `max_age_floor`
-      seconds counts as that. Where only-if-cached finds nothing and the app does not handle it, the
-      answer is 504, as RFC 9111 says.
+      seconds counts as that, one above the policy's own `max_age` as that one. Where only-if-cached
+      finds nothing and the app does not handle it, the answer is 504, as RFC 9111 says.
     - `partition`, a plain or async callable of a starlette `HTTPConnection` (a request or a
       websocket; with `.headers`, `.cookies`, `.user`, `.session`), gives the tenant that answers
       are kept apart for: a non-empty str, joined to the policy's own partition. Where it gives none
@@ -136,8 +136,8 @@ class PromptCacheMiddleware:
                 await _Watched(receive).run(self._app, scope, told)
             else:
                 await self._app(scope, receive, told)
-        except NotCached:
-            if began:
+        except (NotCached, ExceptionGroup) as error:
+            if began or not nothing_stored(error):
                 raise
             await _refuse(scope, receive, told, HTTPException(504, "not in the cache"))
 
