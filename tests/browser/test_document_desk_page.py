@@ -120,6 +120,24 @@ async def test_an_edit_drops_the_answers(page: Page) -> None:
     assert await page.text(BADGES) == "Asked the model"
 
 
+async def test_an_answer_overtaken_by_an_edit_says_so(page: Page, upstream: OpenAIServer) -> None:
+    upstream.hold()
+    await focus(page, "question")
+    await page.type(EATS)
+    await page.press("Enter")
+    await upstream.wait_active(1)
+    await focus(page, "text", select=True)
+    await page.type(CAT.replace("noon", "midnight"))
+    await page.press("s", "control")
+    await page.wait_for("document.getElementById('said-editor').textContent === 'Saved. '")
+    upstream.release()
+    await answered(page, 1)
+    assert await page.text(".answer.old .text") == "The cat eats at noon. [1]"
+    assert "from the text before" in await page.text(".answer .saved")
+    await asked(page, EATS, 2)
+    assert await page.text(".answer:not(.old) .text") == "The cat eats at midnight. [1]"
+
+
 async def test_an_upload(page: Page, tmp_path: Path) -> None:
     path = tmp_path / "dog & pup.txt"
     path.write_text("The dog barks at <b>dawn</b>.", "utf-8")

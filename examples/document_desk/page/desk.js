@@ -14,7 +14,8 @@ const KEPT = 50;
 
 /** The document in the editor: its name, text and version as saved; null for a new one. */
 let current = null;
-let asking = false;
+/** The question under way: its document, and whether its text was replaced since; null for none. */
+let asking = null;
 /** The document that was asked for last. */
 let opening = "";
 const totals = { asked: 0, model: 0, tokens: 0 };
@@ -205,7 +206,7 @@ async function ask(event) {
   event.preventDefault();
   if (asking) return;
   const name = current.name;
-  busy(true);
+  busy({ name, outdated: false });
   say("ask", isChanged() ? "Answered from the saved text; there are changes not saved." : "");
   try {
     const reply = await call(`${address(name)}/questions`, {
@@ -214,6 +215,7 @@ async function ask(event) {
       headers: { "Content-Type": "application/json" },
     });
     $("answers").prepend(answer(name, reply));
+    if (asking.outdated) outdate(name);
     $("answers").children[KEPT]?.remove();
     count(reply);
     $("question").focus();
@@ -221,13 +223,13 @@ async function ask(event) {
   } catch (error) {
     say("ask", error.message, true);
   }
-  busy(false);
+  busy(null);
 }
 
 /** Not `disabled`: that would take the focus away from who asks by keyboard. */
-function busy(now) {
-  asking = now;
-  $("send").setAttribute("aria-busy", String(now));
+function busy(question) {
+  asking = question;
+  $("send").setAttribute("aria-busy", String(question !== null));
 }
 
 function answer(name, reply) {
@@ -269,8 +271,9 @@ function count(reply) {
     `${totals.asked} asked, ${totals.model} by the model, ${totals.tokens} tokens saved`;
 }
 
-/** Answers on the page that came from a text that is no more. */
+/** Answers on the page, or on their way to it, that came from a text that is no more. */
 function outdate(name) {
+  if (asking?.name === name) asking.outdated = true;
   for (const item of $("answers").children) {
     if (item.dataset.document === name && !item.classList.contains("old")) {
       item.classList.add("old");
