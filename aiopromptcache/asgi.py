@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from contextlib import suppress
 from functools import cache as once
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -43,6 +44,8 @@ WATCH_AFTER = 0.05
 """Seconds that a request is handled before anybody looks whether its client is still there."""
 _BODIES = {"http.response.body", "http.response.pathsend", "http.response.zerocopysend"}
 """Messages that may be the last of a response; some servers take a file's path for its bytes."""
+_LEFT = 499
+"""The status that nginx made usual for a client that did not wait for its response."""
 _REASON = 123
 """Bytes that a websocket's close frame holds beside its code."""
 _SHUT_DOWN = {
@@ -120,7 +123,7 @@ class PromptCacheMiddleware:
                 await self._http(scope, receive, send, tally)
 
     async def _http(self, scope: Scope, receive: Receive, send: Send, tally: Tally) -> None:
-        began = False
+        began = left = False
 
         async def told(message: Message) -> None:
             nonlocal began
@@ -133,13 +136,16 @@ class PromptCacheMiddleware:
 
         try:
             if self._cancels:
-                await _Watched(receive).run(self._app, scope, told)
+                left = await _Watched(receive).run(self._app, scope, told)
             else:
                 await self._app(scope, receive, told)
         except (NotCached, ExceptionGroup) as error:
             if began or not nothing_stored(error):
                 raise
             await _refuse(scope, receive, told, HTTPException(504, "not in the cache"))
+        if left and not began:  # for middlewares that cannot do without a response
+            with suppress(OSError):
+                await _refuse(scope, receive, told, HTTPException(_LEFT, "the client has gone"))
 
 
 class _Watched:
@@ -159,8 +165,8 @@ class _Watched:
         self._gone: Message | None = None
         self._watching: asyncio.Task[None] | None = None
 
-    async def run(self, app: App, scope: Scope, send: Send) -> None:
-        """Handle the request."""
+    async def run(self, app: App, scope: Scope, send: Send) -> bool:
+        """Handle the request; gives whether that was cancelled."""
         handling = asyncio.timeout(None)
         timer = asyncio.get_running_loop().call_later(WATCH_AFTER, self._begin, handling)
 
@@ -179,6 +185,7 @@ class _Watched:
             self._end(timer)
             if self._watching is not None:
                 await asyncio.gather(self._watching, return_exceptions=True)
+        return handling.expired()
 
     def _begin(self, handling: asyncio.Timeout) -> None:
         self._watching = asyncio.create_task(self._watch(handling), name="aiopromptcache client")
