@@ -84,7 +84,8 @@ def middleware(
     - The request's `Cache-Control` holds for the calls made for it, as far as `allow` says (names
       of directives); by default only what costs nothing. A `max-age` below `max_age_floor` seconds
       counts as that, one above the policy's own `max_age` as that one. Where only-if-cached finds
-      nothing and the handler does not handle it, the answer is 504, as RFC 9111 says.
+      nothing and the handler does not handle it, the answer is 504, as RFC 9111 says. What a
+      websocket's handshake says is about that alone.
     - `partition`, a plain or async callable of the request, gives the tenant that answers are kept
       apart for: a non-empty str, joined to the policy's own partition. Where it gives none the
       answer is 403; what it raises (an `HTTPException`, too) is raised.
@@ -98,9 +99,8 @@ def middleware(
 
     @web.middleware
     async def applied(request: web.Request, handler: Handler) -> web.StreamResponse:
-        header = ", ".join(request.headers.getall("Cache-Control", ()))
         try:
-            fields = await rules.fields(request, header)
+            fields = await rules.fields(request, _cache_control(request))
         except NoPartition:
             raise web.HTTPForbidden(text="no partition for this request") from None
         with rules.applied(fields) as tally:
@@ -121,6 +121,12 @@ def middleware(
             return response
 
     return applied
+
+
+def _cache_control(request: web.Request) -> str:
+    if request.headers.get("Upgrade", "").lower() == "websocket":
+        return ""  # browsers say no-cache with each: it is about the handshake
+    return ", ".join(request.headers.getall("Cache-Control", ()))
 
 
 async def _tell(request: web.Request, response: web.StreamResponse) -> None:

@@ -63,7 +63,8 @@ class PromptCacheMiddleware:
       of directives: "max-age", "max-stale", "no-cache", "no-store", "only-if-cached",
       "stale-if-error"); by default only what costs nothing. A `max-age` below `max_age_floor`
       seconds counts as that, one above the policy's own `max_age` as that one. Where only-if-cached
-      finds nothing and the app does not handle it, the answer is 504, as RFC 9111 says.
+      finds nothing and the app does not handle it, the answer is 504, as RFC 9111 says. What a
+      websocket's handshake says is about that alone.
     - `partition`, a plain or async callable of a starlette `HTTPConnection` (a request or a
       websocket; with `.headers`, `.cookies`, `.user`, `.session`), gives the tenant that answers
       are kept apart for: a non-empty str, joined to the policy's own partition. Where it gives none
@@ -72,7 +73,8 @@ class PromptCacheMiddleware:
       puts the latest outermost).
     - The response carries a `Cache-Status` (RFC 9211) that sums up the calls made until it began.
     - A client that disconnects cancels its request's handling, so that it leaves its flights as any
-      caller does; `cancel_on_disconnect=False` lets handlers run to their end.
+      caller does; `cancel_on_disconnect=False` lets handlers run to their end. Who handles a
+      websocket notices when it is received from or sent to.
     """
 
     def __init__(
@@ -228,6 +230,8 @@ class _Watched:
 
 
 def _cache_control(scope: Scope) -> str:
+    if scope["type"] == "websocket":  # browsers say no-cache with each: it is about the handshake
+        return ""
     values = [value for name, value in scope.get("headers", ()) if name == b"cache-control"]
     return b", ".join(values).decode("latin-1") if values else ""
 

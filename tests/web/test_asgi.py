@@ -328,37 +328,6 @@ async def test_a_tenant_cannot_name_itself_into_a_policys_partition() -> None:
     assert seen == ["a/b", "a%2Fb"]
 
 
-async def test_a_websocket_without_a_partition_is_not_accepted() -> None:
-    sent: list[Any] = []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        raise AssertionError("it must not be asked")
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    def refuse(connection: Any) -> str:
-        raise HTTPException(403, "é" * 100)
-
-    for partition in (tenant, refuse):
-        middleware = PromptCacheMiddleware(app, PromptCache(), partition=partition)
-        await middleware({"type": "websocket", "headers": []}, _never, send)
-    assert [message["type"] for message in sent] == ["websocket.close"] * 2
-    assert [message["reason"] for message in sent] == ["no partition for this request", "é" * 61]
-
-
-async def test_a_websocket_calls_under_its_partition() -> None:
-    cache, seen = PromptCache(), []
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        seen.append(cache.current_policy.partition)
-
-    middleware = PromptCacheMiddleware(app, cache, partition=tenant)
-    await middleware({"type": "websocket", "headers": [(b"x-tenant", b"a")]}, _never, _never)
-    assert seen == ["a"]
-    assert cache.current_policy.partition == ""
-
-
 async def _never(*_: Any) -> Any:
     raise AssertionError("not to be called")
 
