@@ -17,13 +17,15 @@ pytestmark = pytest.mark.anyio
 
 QUESTION = "Why is the sky blue, and what else is?"
 READY = "document.documentElement.dataset.ready === ''"
-HOLD_DELETE = """(() => {
+HOLD = """(() => {
     const send = window.fetch, held = new Promise((go) => { window.release = go; });
     window.fetch = async (url, options) => {
-        if (options?.method === "DELETE") await held;
+        if (options?.method === METHOD) await held;
         return send(url, options);
     };
 })()"""
+HOLD_DELETE = HOLD.replace("METHOD", '"DELETE"')
+HOLD_HISTORY = HOLD.replace("METHOD", "undefined")
 BADGES = "document.querySelectorAll('.badge:not([hidden])').length"
 
 
@@ -177,6 +179,22 @@ async def test_a_reload_keeps_the_history(browser: Browser, url: str) -> None:
     await page.reload()
     await page.wait_for(READY)
     assert await page.texts("article p") == []
+
+
+async def test_who_asks_before_the_history_is_there_asks_after_it(
+    browser: Browser, url: str, upstream: OpenAIServer
+) -> None:
+    page = await opened(browser, url)
+    await ask(page, "First?")
+    await badges(page)
+    await page.send("Page.addScriptToEvaluateOnNewDocument", source=HOLD_HISTORY)
+    await page.reload()
+    await ask(page, "Second?")
+    await page.wait_for("document.querySelectorAll('.question').length === 1")
+    await page.evaluate("release()")
+    await badges(page, 2)
+    assert await page.texts(".question") == ["First?", "Second?"]
+    assert upstream.calls == 2
 
 
 async def test_who_asks_at_once_in_a_new_chat_loses_nothing(

@@ -9,7 +9,7 @@ let forgotten = null; // the deletion of the history, which the next question wa
 
 // Turns
 
-function addTurn(question) {
+function addTurn(question, next = null) {
   find("#welcome").hidden = true;
   const turn = find("#turn").content.cloneNode(true).firstElementChild;
   find(".question", turn).textContent = question;
@@ -17,7 +17,7 @@ function addTurn(question) {
     turn.remove();
     ask(question);
   });
-  log.append(turn);
+  log.insertBefore(turn, next);
   return turn;
 }
 
@@ -111,7 +111,7 @@ async function ask(question) {
   busy(turn, controller);
   scroller.scrollTop = scroller.scrollHeight;
   try {
-    await forgotten;
+    await Promise.all([restored, forgotten]);
     const response = await fetch("api/ask", {
       method: "POST",
       headers: {
@@ -185,14 +185,17 @@ find("#clear").addEventListener("click", () => {
 
 async function restore() {
   const response = await fetch("api/history").catch(() => null);
-  if (!response?.ok) return;
-  for (const { question, answer, badge } of await response.json()) {
-    const turn = addTurn(question);
+  const turns = response?.ok ? await response.json().catch(() => []) : [];
+  if (forgotten) return;
+  const next = log.firstElementChild; // what was asked meanwhile
+  for (const { question, answer, badge } of turns) {
+    const turn = addTurn(question, next);
     find(".words", turn).textContent = answer;
     showBadge(turn, badge);
   }
   scroller.scrollTop = scroller.scrollHeight;
 }
 
-await restore();
+const restored = restore();
+await restored;
 document.documentElement.dataset.ready = "";
