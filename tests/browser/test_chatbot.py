@@ -26,6 +26,12 @@ HOLD = """(() => {
 })()"""
 HOLD_DELETE = HOLD.replace("METHOD", '"DELETE"')
 HOLD_HISTORY = HOLD.replace("METHOD", "undefined")
+ANSWERS_BY_TURNS = """(() => {
+    const badge = { kind: "hit", tier: "memory", tokens: 5, seconds: 0 };
+    const totals = [{ worker: 1, tokens: 5 }, { worker: 2, tokens: 7 }, { worker: 1, tokens: 8 }];
+    window.fetch = async () =>
+        new Response(`${JSON.stringify({ done: badge, total: totals.shift() })}\\n`);
+})()"""
 BADGES = "document.querySelectorAll('.badge:not([hidden])').length"
 
 
@@ -162,6 +168,15 @@ async def test_the_badge_says_hit_on_a_repeat(
     assert upstream.calls == 1
 
 
+async def test_what_was_saved_adds_up_over_workers(browser: Browser, url: str) -> None:
+    page = await opened(browser, url)
+    await page.evaluate(ANSWERS_BY_TURNS)
+    for answers, total in enumerate(("5 tokens", "12 tokens", "15 tokens"), 1):
+        await ask(page)
+        await badges(page, answers)
+        assert await page.text("#saved") == f"Saved {total}"
+
+
 async def test_a_reload_keeps_the_history(browser: Browser, url: str) -> None:
     page = await opened(browser, url)
     await ask(page)
@@ -256,6 +271,13 @@ async def test_the_keyboard_is_enough(browser: Browser, url: str, upstream: Open
     assert await page.evaluate("document.querySelectorAll('article').length") == 2
 
 
+async def test_a_thumb_can_hit_it(browser: Browser, url: str) -> None:
+    page = await opened(browser, url, width=375, height=667)
+    seen = "[...document.querySelectorAll('button, a, label')].filter(e => e.checkVisibility())"
+    heights = await page.evaluate(f"{seen}.map(e => e.getBoundingClientRect().height)")
+    assert min(heights) >= 24  # as the WCAG ask (2.5.8)
+
+
 @pytest.mark.parametrize("width", [320, 390])
 async def test_a_phone_scrolls_in_one_direction_only(
     browser: Browser, url: str, width: int
@@ -317,6 +339,7 @@ async def test_a_failure_is_told_kindly_and_can_be_tried_again(
     upstream.truncate_stream(3)
     await page.press("Tab", "shift")
     await page.press("Enter")  # Try again
+    assert await page.evaluate("document.activeElement.id") == "text"
     said = "document.querySelector('.failure:not([hidden]) span')?.innerText"
     await page.wait_for(f"{said} === 'The model cannot be reached right now.'")
     await page.click(".failure button")

@@ -6,6 +6,7 @@ const send = find("#send");
 
 let asking = null; // the AbortController of the answer that is being written
 let forgotten = null; // the deletion of the history, which the next question waits for
+const totals = new Map(); // what each worker that answered here has saved, as it said last
 
 // Turns
 
@@ -16,6 +17,7 @@ function addTurn(question, next = null) {
   find(".failure button", turn).addEventListener("click", () => {
     turn.remove();
     ask(question);
+    text.focus(); // where it was has gone
   });
   log.insertBefore(turn, next);
   return turn;
@@ -57,11 +59,14 @@ function showFailure(turn, words) {
   place.hidden = false;
 }
 
-function showTotal({ tokens, cost, worker }) {
+function showTotal(total) {
+  totals.set(total.worker, total);
+  const sum = (name) => [...totals.values()].reduce((all, each) => all + (each[name] ?? 0), 0);
   const style = { style: "currency", currency: "USD", maximumSignificantDigits: 2 };
+  const cost = sum("cost");
   const money = cost ? ` and ${cost.toLocaleString("en", style)}` : "";
-  find("#saved").textContent = `Saved ${number(tokens)} tokens${money}`;
-  find("#saved").title = `By worker ${worker}, since it began`;
+  find("#saved").textContent = `Saved ${number(sum("tokens"))} tokens${money}`;
+  find("#saved").title = `By worker ${[...totals.keys()].join(" and worker ")}`;
 }
 
 // Asking
