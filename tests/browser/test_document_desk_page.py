@@ -259,6 +259,21 @@ async def test_two_windows_share_one_call(
     assert upstream.calls == 1
 
 
+@pytest.mark.parametrize(("width", "height"), [(375, 667), (900, 700), (1280, 800)])
+async def test_many_documents_leave_the_question_in_sight(
+    page: Page, url: str, tmp_path: Path, width: int, height: int
+) -> None:
+    for number in range(80):
+        path = tmp_path / "documents" / f"minutes of the meeting number {number}.txt"
+        path.write_text("We met.", "utf-8")
+    await page.resize(width, height, phone=width < 400)
+    await opened(page, url)
+    assert len(await page.texts("#list button")) == 82
+    for name in ("new", "question"):
+        box = f"document.getElementById('{name}').getBoundingClientRect()"
+        assert await page.evaluate(f"{box}.bottom <= innerHeight")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_on_a_phone_nothing_is_wider_than_it(page: Page, scheme: str) -> None:
     await page.prefer(color_scheme=scheme)
