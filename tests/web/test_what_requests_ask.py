@@ -82,12 +82,17 @@ async def test_nothing_stored_in_several_tasks_is_504_too(
     async def made() -> int:
         raise AssertionError
 
+    async def asks() -> None:
+        await asyncio.sleep(0)  # until both are begun, by a loop that begins them at once too
+        await cache.get_or_create("key", made)
+
     async def fails() -> None:
+        await asyncio.sleep(0)
         raise also
 
     async def handler() -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(cache.get_or_create("key", made))
+            tasks.create_task(asks())
             tasks.create_task(fails())
 
     assert await get(cache, handler, "only-if-cached") == code
