@@ -44,6 +44,10 @@ _CONDITION = re.compile(
     "|(?<!什么)(?<!有)时候|(?<![目最])[前后](?![面端台任天悔果来代续途列缀门卫])"
 )
 _ONLY = re.compile(r"\b(?:only|solely|exclusively)\b|只(?=[有能可限许准])|(?<!不)仅")
+_NOT_QUITE = re.compile(
+    r"\b(?:(former|formerly|ex)|(vice(?!.versa)|deputy))\b"
+    "|(前任|前(?=[总夫妻首]|[男女]友))|(副(?=[总市省县校主董部局会院]))"
+)
 _OPEN = re.compile(r"\b(?:between|difference|differences|differ|vs|versus)\b|区别|差别|不同|之间")
 _AND = frozenset("and und et y e 和 与 跟 及 且".split())
 _OR = frozenset("or oder ou o 或 还".split())
@@ -91,6 +95,12 @@ def instead(asked: str, stored: str) -> bool:
 def only_in(text: str) -> bool:
     """Does it leave out all others?"""
     return _ONLY.search(fold(text)) is not None
+
+
+def not_quite(text: str) -> set[str]:
+    """What makes of a president another person: former, vice."""
+    found = _NOT_QUITE.findall(fold(text))
+    return {"former" if before or earlier else "vice" for before, _, earlier, _ in found}
 
 
 def clock_times(text: str) -> list[tuple[str, str, str]]:

@@ -19,6 +19,7 @@ from ._clauses import (
     clock_times,
     force_in,
     instead,
+    not_quite,
     only_in,
     time_in,
 )
@@ -108,7 +109,7 @@ def small_words(asked: str, stored: str) -> str | None:
         return "and and or differ"
     if only_in(asked) != only_in(stored):
         return "whether it is the only one differs"
-    if instead(asked, stored):
+    if not_quite(asked) != not_quite(stored) or instead(asked, stored):
         return "a small word differs"
     return None if clock_times(asked) == clock_times(stored) else "the time differs"
 

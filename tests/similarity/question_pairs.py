@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 _DIFFERENT = r"""
+Who is the president of Peru? | Who is the former president of Peru?
+Who is the mayor of Lima? | Who is the deputy mayor of Lima?
+Who is the ex-president of Peru? | Who is the vice president of Peru?
+谁是法国总统？ | 谁是法国前总统？
+谁是校长？ | 谁是副校长？
 Is the museum open today? | Was the museum open today?
 Who is the president of France? | Who was the president of France?
 Does the shop sell stamps? | Did the shop sell stamps?
@@ -365,6 +370,7 @@ What are the symptoms of measles? | What are the symptoms of malaria?
     "هل أدفع؟ | هل لا أدفع؟\n"
 )
 _SAME = """
+Do cats like dogs and vice versa? | Do cats like dogs, and vice versa?
 Why do trees grow more leaves in summer? | Why do trees grow more leaves during summer?
 Do you know when the shop opens? | When does the shop open?
 Difference between a web coder and a web artist | Difference between web artist and web coder
