@@ -76,7 +76,7 @@ def numbers(asked: str, stored: str) -> str | None:
 
 
 def units(asked: str, stored: str) -> str | None:
-    """Units of measure and currencies."""
+    """Units of measure and currencies, and which of them it is that is given a number of."""
     one, other = units_in(asked), units_in(stored)
     if one == other:
         turned_round = len(one) > 1 and measured_in(asked) != measured_in(stored)
@@ -98,7 +98,9 @@ def negation(asked: str, stored: str) -> str | None:
 
 
 def small_words(asked: str, stored: str) -> str | None:
-    """What small words turn: did and will, must and may, and and or, only, past six and to six."""
+    """What small words turn: did and will, is and was, must and may, and and or, only, all and
+    most, my and your, from and to, former, past six and to six.
+    """
     if {time_in(asked), time_in(stored)} == {"past", "future"}:
         return "the time differs"
     force = {force_in(asked), force_in(stored)}
@@ -115,7 +117,7 @@ def small_words(asked: str, stored: str) -> str | None:
 
 
 def conditions(asked: str, stored: str) -> str | None:
-    """A condition that one adds to the other: if, unless, while, 如果, 除非 and the like."""
+    """A condition that one adds to the other: if, unless, after, 如果, 期间 and the like."""
     if adds_condition(asked, stored) or adds_condition(stored, asked):
         return "a condition differs"
     return None
@@ -194,7 +196,7 @@ def _begin_oppositely(some: set[str], others: set[str]) -> bool:
 
 
 def direction(asked: str, stored: str) -> str | None:
-    """The same words in another order, where order has a meaning: from A to B, A than B."""
+    """The same things in another order, where order has a meaning: from A to B, A than B, A's B."""
     one, other = tokens(asked), tokens(stored)
     same = one != other and Counter(one) == Counter(other)
     if (same and not words.DIRECTED.isdisjoint(one)) or turned(asked, stored):
