@@ -17,8 +17,8 @@ def alike(these: Sequence[str], those: Sequence[str]) -> bool:
     """Do the words of two questions that stand in each other's place mean the same?"""
     if stands_for(these, those) or stands_for(those, these):
         return True
-    if len(these) == len(those) == 1:
-        return _is_form(these[0], those[0])
+    if len(these) == len(those):
+        return all(map(_is_form, these, those))
     return JaroWinkler.normalized_similarity(" ".join(these), " ".join(those)) > _ALIKE
 
 

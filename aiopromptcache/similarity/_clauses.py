@@ -38,9 +38,16 @@ _ASKS_FOR_ONE = re.compile(
 _CONDITION = re.compile(
     r"(?<!know )(?<!tell )(?<!see )(?<!check )(?<!find out )\bif\b(?! (?:so|not|any|yes)\b)"
     r"|\b(?:unless|while|whilst|provided|as long as|in case)\b"
-    "|如果|要是|假如|假设|倘若|除非|只要|的话"
+    r"|(?<=\w )(?<!know )(?<!tell me )(?<!see )when\b"
+    r"|\b(?<!look )(?<!looking )(?<!named )(?:after|before|during|until)(?= \w)"
+    "|如果|要是|假如|假设|倘若|除非|只要|的话|期间"
+    "|(?<!什么)(?<!有)时候|(?<![目最])[前后](?![面端台任天悔果来代续途列缀门卫])"
 )
 _ONLY = re.compile(r"\b(?:only|solely|exclusively)\b|只(?=[有能可限许准])|(?<!不)仅")
+_NOT_QUITE = re.compile(
+    r"\b(?:(former|formerly|ex)|(vice(?!.versa)|deputy))\b"
+    "|(前任|前(?=[总夫妻首]|[男女]友))|(副(?=[总市省县校主董部局会院]))"
+)
 _OPEN = re.compile(r"\b(?:between|difference|differences|differ|vs|versus)\b|区别|差别|不同|之间")
 _AND = frozenset("and und et y e 和 与 跟 及 且".split())
 _OR = frozenset("or oder ou o 或 还".split())
@@ -74,9 +81,26 @@ def force_in(text: str) -> str | None:
     return found[0]
 
 
+def instead(asked: str, stored: str) -> bool:
+    """Is all the same but for one small word, in whose place is one that excludes it?"""
+    one, other = tokens(asked), tokens(stored)
+    differ = [pair for pair in zip(one, other, strict=False) if pair[0] != pair[1]]
+    if len(one) != len(other) or len(differ) != 1:
+        return False
+    these, those = (word.removesuffix("n't") for word in differ[0])
+    lines = [line for line in words.INSTEAD if these in line and those in line]
+    return any(line[these] != line[those] for line in lines)
+
+
 def only_in(text: str) -> bool:
     """Does it leave out all others?"""
     return _ONLY.search(fold(text)) is not None
+
+
+def not_quite(text: str) -> set[str]:
+    """What makes of a president another person: former, vice."""
+    found = _NOT_QUITE.findall(fold(text))
+    return {"former" if before or earlier else "vice" for before, _, earlier, _ in found}
 
 
 def clock_times(text: str) -> list[tuple[str, str, str]]:
@@ -107,7 +131,9 @@ def _joined(found: list[str]) -> Iterator[tuple[str, str, str]]:
 
 
 def adds_condition(longer: str, shorter: str) -> bool:
-    """Does one ask the same as the other, and something more after an "if"?"""
-    if not _CONDITION.search(fold(longer)) or _CONDITION.search(fold(shorter)):
+    """Does one ask the same as the other, and something more after an "if" or "after"?"""
+    shared = set(content(shorter))
+    if not shared or not set(content(longer)) > shared:
         return False
-    return set(content(longer)) > set(content(shorter)) != set()
+    rest, found = _CONDITION.subn(" ", fold(longer))
+    return bool(found) and set(content(rest)) > shared and not _CONDITION.search(fold(shorter))

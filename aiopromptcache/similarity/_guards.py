@@ -18,23 +18,28 @@ from ._clauses import (
     alternatives,
     clock_times,
     force_in,
+    instead,
+    not_quite,
     only_in,
     time_in,
 )
 from ._text import (
     bare,
     code_in,
+    content,
     exchanged,
-    fold,
     indents_in,
+    measured_in,
     names_in,
     negations_in,
     numbers_in,
     quotes_in,
     signs_in,
+    stem,
     swapped,
     terms_in,
     tokens,
+    turned,
     units_in,
     without_marks,
 )
@@ -62,21 +67,20 @@ def refusal(guards: Iterable[Guard], asked: str, stored: str) -> str | None:
 def numbers(asked: str, stored: str) -> str | None:
     """Numbers: digits, percentages, dates and times, and such as are written out."""
     one, other = numbers_in(asked), numbers_in(stored)
-    if one.certain == other.certain:
-        return None
+    rest = [Counter({**found.certain, "1": 0}) for found in (one, other)]
     # "one" may be no number at all, so it may be left out.
-    for spare in range(one.perhaps + 1):
-        for more in range(other.perhaps + 1):
-            if one.certain + Counter({"1": spare}) == other.certain + Counter({"1": more}):
-                return None
+    more = other.certain["1"] - one.certain["1"]
+    if rest[0] == rest[1] and -other.perhaps <= more <= one.perhaps:
+        return None
     return "numbers differ"
 
 
 def units(asked: str, stored: str) -> str | None:
-    """Units of measure and currencies."""
+    """Units of measure and currencies, and which of them it is that is given a number of."""
     one, other = units_in(asked), units_in(stored)
     if one == other:
-        return None
+        turned_round = len(one) > 1 and measured_in(asked) != measured_in(stored)
+        return "units differ" if turned_round else None
     measured = bool(numbers_in(asked).certain or numbers_in(stored).certain)
     return "units differ" if measured or (one - other and other - one) else None
 
@@ -94,7 +98,9 @@ def negation(asked: str, stored: str) -> str | None:
 
 
 def small_words(asked: str, stored: str) -> str | None:
-    """What small words turn: did and will, must and may, and and or, only, past six and to six."""
+    """What small words turn: did and will, is and was, must and may, and and or, only, all and
+    most, my and your, from and to, former, past six and to six.
+    """
     if {time_in(asked), time_in(stored)} == {"past", "future"}:
         return "the time differs"
     force = {force_in(asked), force_in(stored)}
@@ -105,11 +111,13 @@ def small_words(asked: str, stored: str) -> str | None:
         return "and and or differ"
     if only_in(asked) != only_in(stored):
         return "whether it is the only one differs"
+    if not_quite(asked) != not_quite(stored) or instead(asked, stored):
+        return "a small word differs"
     return None if clock_times(asked) == clock_times(stored) else "the time differs"
 
 
 def conditions(asked: str, stored: str) -> str | None:
-    """A condition that one adds to the other: if, unless, while, 如果, 除非 and the like."""
+    """A condition that one adds to the other: if, unless, after, 如果, 期间 and the like."""
     if adds_condition(asked, stored) or adds_condition(stored, asked):
         return "a condition differs"
     return None
@@ -188,47 +196,67 @@ def _begin_oppositely(some: set[str], others: set[str]) -> bool:
 
 
 def direction(asked: str, stored: str) -> str | None:
-    """The same words in another order, where order has a meaning: from A to B, A than B."""
+    """The same things in another order, where order has a meaning: from A to B, A than B, A's B."""
     one, other = tokens(asked), tokens(stored)
-    if one == other or Counter(one) != Counter(other):
-        return None
-    if words.DIRECTED.isdisjoint(one) and not exchanged(asked, stored):
-        return None
-    return "the order of the same words differs"
+    same = one != other and Counter(one) == Counter(other)
+    if (same and not words.DIRECTED.isdisjoint(one)) or turned(asked, stored):
+        return "the order of the same words differs"
+    bare_of = [[word for word in found if word not in words.FILLING] for found in (one, other)]
+    if exchanged(one, other) or ("between" not in one and exchanged(*bare_of)):
+        return "the order of the same words differs"
+    return None
 
 
 def question_words(asked: str, stored: str) -> str | None:
     """What is asked for: who, when, where, why, how many, how long, 谁, 何时, 哪里 and the like."""
-    one, other = _asked_for(asked), _asked_for(stored)
+    one, rest = _asked_for(asked)
+    other, stored_rest = _asked_for(stored)
     if one == other:
         return None
-    if one and other:
+    if (one and other) or rest == stored_rest:
         return "what is asked for differs"
-    rest = [[w for w in tokens(text) if w not in words.ASKING] for text in (asked, stored)]
-    return "what is asked for differs" if rest[0] == rest[1] else None
+    asks, whether = (asked, stored) if one else (stored, asked)
+    if words.WHAT.match(_spaced(asks)) and words.WHETHER.match(_spaced(whether)):
+        said, stored_said = ({*map(stem, some)} - words.STOPWORDS for some in (rest, stored_rest))
+        return "what is asked for differs" if said == stored_said else None
+    return None
 
 
-def _asked_for(text: str) -> frozenset[str]:
-    """All that is asked for. A form that was seen is cut out, as "how much" of "how much time"."""
-    spaced, packed = " " + " ".join(tokens(text)) + " ", fold(text)
-    found = set()
-    for kind, forms in words.ASKED_FOR.items():
-        for form in forms:
-            if form.isascii() and f" {form} " in spaced:
-                spaced = spaced.replace(f" {form} ", " ")
-                found.add(kind)
-            elif not form.isascii() and form in packed:
-                packed = packed.replace(form, " ")
-                found.add(kind)
-    return frozenset(found)
+def _spaced(text: str) -> str:
+    return " ".join(tokens(text)) + " "
+
+
+def _asked_for(text: str) -> tuple[frozenset[str], list[str]]:
+    """All that is asked for, and the other words but those that mostly go with it.
+
+    A form that was seen is cut out, as "how much" of "how much time".
+    """
+    spaced, found = f" {_spaced(text)}", set()
+    for form, kind in _FORMS:
+        if form in spaced:
+            spaced = spaced.replace(form, " ")
+            found.add(kind)
+    return frozenset(found), [word for word in spaced.split() if word not in words.ASKING]
+
+
+_FORMS = [
+    (f" {' '.join(tokens(form))} ", kind)
+    for kind, forms in words.ASKED_FOR.items()
+    for form in forms
+]
 
 
 def minimal_pairs(asked: str, stored: str) -> str | None:
     """Questions that are the same but for one thing, of a word or two, in another's place.
 
-    Scores are highest just there, and it is mostly the thing that is asked about.
+    Scores are highest just there, and it is mostly the thing that is asked about. Where there are
+    only small words, as in "who am I", it is one of them.
     """
-    return "one thing is another" if 0 < swapped(asked, stored) <= 2 else None
+    one, other = tokens(asked), tokens(stored)
+    small = not content(asked) and not content(stored) and len(one) == len(other)
+    if (small and Counter(one) != Counter(other)) or 0 < swapped(asked, stored) <= 2:
+        return "one thing is another"
+    return None
 
 
 DEFAULT_GUARDS: tuple[Guard, ...] = (

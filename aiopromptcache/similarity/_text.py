@@ -7,6 +7,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 from . import _words as words
@@ -18,13 +19,14 @@ except ImportError as error:  # pragma: no cover
         "aiopromptcache.similarity needs more: pip install 'aiopromptcache[similarity]'"
     ) from error
 
-CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
-"""Scripts without spaces between words; each character is a token."""
-_MARKS = (
-    "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0971-\u0dff"
-    "\u0e31\u0e34-\u0e3a\u0e47-\u0e4e\u0eb1-\u0ebc\u0ec8-\u0ece\u102b-\u103e\u17b4-\u17d3"
+CJK = (
+    "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af"
+    "\u0e01-\u0e4e\u0e80-\u0ece\u0edc-\u0edf\u1000-\u103f\u1050-\u108f\u1780-\u17d3"
 )
-"""Marks within words, as vowels of Hindi and Thai: letters to readers, not to regular
+"""Scripts without spaces between words, and Korean: each character is a token. The second line is
+of those that spell: Thai, Lao, Burmese, Khmer."""
+_MARKS = "\u0300-\u036f\u0591-\u05c7\u0610-\u061a\u064b-\u065f\u0670\u0900-\u0963\u0971-\u0dff"
+"""Marks within words, as vowels of Hindi: letters to readers, not to regular
 expressions."""
 _LETTERS = rf"[^\W\d_{CJK}](?:[^\W\d_{CJK}]|(?!\d)[{_MARKS}])*"
 _TOKEN = re.compile(rf"[{CJK}]|{_LETTERS}(?:['][^\W\d_{CJK}]+)*|\d+(?:[.,:/]\d+)*")
@@ -154,12 +156,11 @@ def _han_value(text: str) -> int:
 _NEED_A_NUMBER = frozenset(
     ["second", "min", "mins", "sec", "foot", "feet", "pound", "mile", "yard", "yen", "cent"]
 )
-_HAN_UNIT = re.compile(
-    "[\\d几多少一二两三四五六七八九十百千万亿半]\\s?("
-    + "|".join(sorted((u for u in words.UNITS if not u.isascii()), key=len, reverse=True))
-    + ")"
-)
+_HAN_UNITS = "|".join(sorted((u for u in words.UNITS if not u.isascii()), key=len, reverse=True))
+_HAN_UNIT = re.compile(f"[\\d几多少一二两三四五六七八九十百千万亿半]\\s?({_HAN_UNITS})")
+_HAN_MEASURED = re.compile(f"[\\d一二两三四五六七八九十百千万亿半]\\s?({_HAN_UNITS})")
 _UNIT = re.compile(r"(\d\s?)?([a-z]+|[$€£₹%])")
+_MONEY = re.compile(r"([$€£₹])\s?\d|\d\s?([$€£₹])")
 
 
 def units_in(text: str) -> set[str]:
@@ -171,6 +172,19 @@ def units_in(text: str) -> set[str]:
         if unit in words.UNITS and (number or not (needs or unit in _NEED_A_NUMBER)):
             found.add(words.UNITS[unit])
     return found
+
+
+def measured_in(text: str) -> set[str]:
+    """Those units that follow a number: of 5 km in miles, km."""
+    found = tokens(text)
+    spelled = {
+        words.UNITS[unit]
+        for number, unit in pairwise(found)
+        if unit in words.UNITS and (number[0].isdigit() or number in words.NUMBERS)
+    }
+    signs = ["".join(pair) for pair in _MONEY.findall(fold(text))]
+    signs += _HAN_MEASURED.findall(fold(text))
+    return spelled | {words.UNITS[sign] for sign in signs}
 
 
 # Negation, marks, names
@@ -187,7 +201,7 @@ def negations_in(text: str) -> int:
     for harmless in words.NO_NEGATIONS:
         packed = packed.replace(harmless, " ")
     packed = re.sub(rf"([{CJK}]{{1,3}})[不没]\1", r"\1", packed)  # "is it or is it not": a question
-    return count + sum(packed.count(sign) for sign in words.CHINESE_NEGATIONS)
+    return count + sum(packed.count(sign) for sign in words.NEGATING_SIGNS)
 
 
 def bare(word: str, prefix: str) -> str | None:
@@ -298,13 +312,33 @@ _TERMS, _OTHER_TERMS = _terms()
 # Order and minimal pairs
 
 
-def exchanged(one_text: str, other_text: str) -> bool:
+def turned(one_text: str, other_text: str) -> bool:
+    """Does one thing stand before a "to" or "than" in one text, and behind it in the other?"""
+    other = _sides(other_text)
+    return any((behind, word, before) in other for before, word, behind in _sides(one_text))
+
+
+_OWNED = re.compile(r"(?<!\w)(\w+)'s (\w+)")
+
+
+@lru_cache(_REMEMBERED)
+def _sides(text: str) -> frozenset[tuple[str, str, str]]:
+    """Each such word, after what stands before it and before what stands behind it."""
+    found = [word for word in tokens(text) if word not in words.FILLING]
+    sides = [(owner, "'s", owned) for owner, owned in _OWNED.findall(fold(text))]
+    for place, word in enumerate(found[1:-1]):
+        before, behind = found[place], found[place + 2]
+        if word in words.BETWEEN and words.STOPWORDS.isdisjoint((before, behind)):
+            sides.append((stem(before), word, stem(behind)))
+    return frozenset(side for side in sides if side[0] != side[2])
+
+
+def exchanged(one: Sequence[str], other: Sequence[str]) -> bool:
     """Have two things changed places around something that is not "and" or "or"?
 
     Alice pays Bob, Bob pays Alice. What merely moves (how do cats, cats how do) has not.
     """
-    one, other = tokens(one_text), tokens(other_text)
-    if one == other or Counter(one) != Counter(other):
+    if one == other or len(one) != len(other) or Counter(one) != Counter(other):
         return False
     start = common(one, other)
     end = min(len(one) - start, common(one[::-1], other[::-1]))
@@ -331,7 +365,8 @@ def _overlap(one: Sequence[str], other: Sequence[str]) -> int:
 def swapped(one_text: str, other_text: str) -> int:
     """How many words stand in the place of others, where all else that says something is the same.
 
-    0 where the texts are no such pair. Four characters of a script without spaces are two words.
+    0 where the texts are no such pair. Four characters of a script without spaces are two words,
+    of one that spells up to ten.
     Numbers, negations and mere order have guards of their own.
     """
     one, other = _plain(_one_word(one_text)), _plain(_one_word(other_text))
@@ -339,11 +374,19 @@ def swapped(one_text: str, other_text: str) -> int:
     rest = min(len(one), len(other)) - start
     end = min(rest, common(one[::-1], other[::-1]))
     these, those = one[start : len(one) - end], other[start : len(other) - end]
-    if not these or not those or not start + end or Counter(these) == Counter(those):
+    if not these or not those:
+        return int(len(these) + len(those) == 1 and _is_spelled((*these, *those)[0]))
+    if Counter(these) == Counter(those) or alike(these, those):
         return 0
-    if alike(these, those):
+    if not start + end and not _framed(tokens(one_text), tokens(other_text)):
         return 0
     return max(_length(these), _length(those))
+
+
+def _framed(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Do these differ in a word or two amid small words that are the same: what is A, what is B?"""
+    around = common(one, other) + common(one[::-1], other[::-1])
+    return around > 1 and max(len(one), len(other)) - around <= 2
 
 
 def _one_word(text: str) -> str:
@@ -368,5 +411,11 @@ def _plain(text: str) -> tuple[str, ...]:
 
 
 def _length(found: tuple[str, ...]) -> int:
-    han = sum(bool(_IS_CJK.match(token)) for token in found)
-    return len(found) - han + (han + 1) // 2
+    signs = [token for token in found if _IS_CJK.match(token)]
+    spelled = sum(map(_is_spelled, signs))
+    return len(found) - len(signs) + (len(signs) - spelled + 1) // 2 + (spelled + 4) // 5
+
+
+def _is_spelled(token: str) -> bool:
+    """Is it a letter of Thai or its like, where one letter is less than a word?"""
+    return "\u0e01" <= token <= "\u17d3"

@@ -4,30 +4,35 @@
 
 from __future__ import annotations
 
+import re
+
 TURNING = ("un", "in", "im", "il", "ir", "non", "dis", "anti")
 """What makes of a word its opposite, in front of it."""
 
 OPPOSITE_PREFIXES = (
     ("hyper", "hypo"), ("over", "under"), ("pre", "post"), ("macro", "micro"), ("inter", "intra"),
     ("up", "down"), ("in", "out"), ("in", "ex"), ("im", "ex"), ("en", "de"), ("as", "des"),
-    ("pro", "anti"), ("homo", "hetero"),
+    ("pro", "anti"), ("homo", "hetero"), ("ein", "aus"), ("в", "вы"),
 )  # fmt: skip
 """Beginnings of words that are opposites where the rest is the same."""
 
 NEGATIONS = frozenset(
     """not no never without none nobody nothing nowhere neither nor cannot hardly barely unable
     lack lacks lacking except excluding outside avoid     nicht kein keine keinen keiner nie niemals ohne pas jamais sans aucun aucune nunca sin ningún
-    ninguna não nem sem senza mai не нет без никогда ない ません 안 못""".split()
+    ninguna não nem sem senza mai не нет без никогда 안 못 non niet geen nooit zonder nie bez nigdy inte ingen utan
+    ikke değil لا لم لن ليس بدون नहीं मत बिना""".split()
 )
 """Words; those with n't are seen by their ending."""
-CHINESE_NEGATIONS = "不没沒无無非未别勿莫毋"
+NEGATING_SIGNS = (*"不没沒无無非未别勿莫毋않없", "ない", "なく", "ません", "ไม่")
+"""The same in scripts without spaces between words."""
 NO_NEGATIONS = (
     "不过 不但 不仅 不管 不论 无论 不同 不断 不久 不妨 别人 别墅 别名 别的 特别 分别 区别 类别 级别 "
     "性别 个别 告别 差别 识别 鉴别 差不多 对不起 不好意思 除非 是非 非常 非洲 未来 未婚妻 无线 无锡 "
     "无非 是不是 有没有 能不能 会不会 可不可以 要不要 好不好 行不行 对不对 不得不 并非不 "
-    "没关系 沒有沒有"
+    "没关系 沒有沒有 すみません ませんか しれない しれません 少ない 危ない なくては なければ なくなる "
+    "หรือไม่ ใช่ไหม"
 ).split()
-"""Chinese words in which those characters negate nothing."""
+"""Words in which those signs negate nothing."""
 
 NUMBERS = {
     **{word: str(value) for value, word in enumerate("zero one two three four five six seven eight "
@@ -203,12 +208,37 @@ NATIONS = frozenset("n an ian ean ish ese i s es er ers ns ans ians ic".split())
 ENDINGS = NATIONS | frozenset("y ey ay e a ia o egian".split())
 """What such an ending may take the place of."""
 
+_INSTEAD = """
+is,are,am|was,were
+do,does|did
+has,have|had
+all,every,each|most|many|few|some,any,several|no
+both|either
+from,since|to,until,till
+my,our|your|his|her|their
+me|you|him|them
+"""
+INSTEAD = [
+    {word: place for place, term in enumerate(line.split("|")) for word in term.split(",")}
+    for line in _INSTEAD.split()
+]
+"""Small words, by the place in a line: one instead of another of its line asks something else."""
+
 DIRECTED = frozenset(
     """from to than into over before after beat beats defeat love loves hate hates hit owe owes call
     convert converts versus kill kills killed follow follows cause causes lead leads make
     send sends give gives 比 到 换 转 打 给 从 对 转换 变成 喜欢 爱 欠 教 追 导致 先 后""".split()
 )
 """In texts with these the order of the others counts."""
+
+BETWEEN = frozenset("to than from into over of on in".split())
+"""What stands before and behind one of these cannot change places."""
+
+FILLING = frozenset(
+    """i you we one my your our the a an do does did is are can could will would should how what
+    why""".split()
+)
+"""What questions in other words differ in, while the order of the rest is what they ask."""
 
 JOINED = frozenset("and or und oder y et ou e o 和 与 或 跟 及 还 是 vs versus".split())
 """Around these two things may change places."""
@@ -226,6 +256,12 @@ ASKED_FOR = {
     "how tall": ("how tall", "how high", "多高"),
     "how big": ("how big", "how large", "多大"),
 }  # fmt: skip
+WHETHER = re.compile(
+    "(?:is|are|was|were|do|does|did|can|could|will|would|should|has|have|had) |.* 吗"
+)
+"""What is asked where yes or no is the answer: words with a space after each."""
+WHAT = re.compile("(?:who|whom|whose|when|where|why|how) |.*[\u3400-\u9fff]")
+"""And where it is not."""
 ASKING = frozenset(
     """who whom whose when where why what which how many much long far old often tall high big
     large time year date is are was were do does did the a an""".split()

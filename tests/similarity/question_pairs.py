@@ -3,6 +3,48 @@
 from __future__ import annotations
 
 _DIFFERENT = r"""
+Who is the president of Peru? | Who is the former president of Peru?
+Who is the mayor of Lima? | Who is the deputy mayor of Lima?
+Who is the ex-president of Peru? | Who is the vice president of Peru?
+谁是法国总统？ | 谁是法国前总统？
+谁是校长？ | 谁是副校长？
+Is the museum open today? | Was the museum open today?
+Who is the president of France? | Who was the president of France?
+Does the shop sell stamps? | Did the shop sell stamps?
+Why don't they answer? | Why didn't they answer?
+Do all birds fly? | Do most birds fly?
+Is every student eligible for aid? | Is any student eligible for aid?
+Can few people solve this puzzle? | Can many people solve this puzzle?
+Tell me about my order | Tell me about your order
+Flights to Boston | Flights from Boston
+Is the room available until 5 pm? | Is the room available from 5 pm?
+How do I pay with my card? | How do I pay with my card when abroad?
+Can I cancel my subscription? | Can I cancel my subscription after the trial?
+Can I eat eggs? | Can I eat eggs during pregnancy?
+Is it safe to fly? | Is it safe to fly before surgery?
+How do I convert inches to feet? | How do you convert feet to inches?
+How can I move files from Mac to PC? | How do I move files from PC to Mac?
+Why is Python slower than C? | How is C slower than Python?
+What do cats like about dogs? | What do dogs like about the cats?
+Who is my mother's father? | Who is my father's mother?
+How many dollars is one euro? | How many euros is one dollar?
+What is 100 dollars in euros? | How many dollars are 100 euros?
+How many euros is $100? | How many dollars is €100?
+Is the shop open? | When will the shop be open?
+Are there lockers at the station? | Where are the lockers at the station?
+What is 8 divided by 2? | What is 8 multiplied by 2?
+What are stocks? | What are bonds?
+Who are you? | Who am I?
+试用期后我可以取消订阅吗？ | 我可以取消订阅吗？
+怀孕期间吃鸡蛋安全吗？ | 吃鸡蛋安全吗？
+手术前可以喝水吗？ | 可以喝水吗？
+下雨的时候可以骑车吗？ | 可以骑车吗？
+商店开门吗？ | 商店什么时候开门？
+怎么登录？ | 怎么退出？
+什么是爱？ | 什么是恨？
+一元等于多少美元？ | 一美元等于多少元？
+고기를 먹는 사람 | 고기를 먹지 않는 사람
+卵を食べる人は？ | 卵を食べない人は？
 Did it rain in Paris? | Will it rain in Paris?
 Why did he leave? | Why will he leave?
 What will the price be? | What was the price?
@@ -316,8 +358,30 @@ What are the symptoms of measles? | What are the symptoms of malaria?
     "Darf ich hier parken? | Darf ich hier nicht parken?\n"
     "¿Puedo viajar con visa? | ¿Puedo viajar sin visa?\n"
     "東京の天気は？ | 大阪の天気は？\n"
+    "Как включить тёмный режим? | Как выключить тёмный режим?\n"
+    "Где вход в метро? | Где выход из метро?\n"
+    "Posso fumare? | Non posso fumare?\n"
+    "ร้านเปิดวันจันทร์ไหม | ร้านปิดวันจันทร์ไหม\n"
+    "ฉันกินไข่ได้ไหม | ฉันกินไข่ไม่ได้ไหม\n"
+    "โรงแรมในกรุงเทพ | โรงแรมในเชียงใหม่\n"
+    "ร้านเปิดวันจันทร์ไหม | ร้านเปิดวันอังคารไหม\n"
+    "Mag ik hier parkeren? | Mag ik hier niet parkeren?\n"
+    "हम जाते हैं | हम नहीं जाते हैं\n"
+    "هل أدفع؟ | هل لا أدفع؟\n"
 )
 _SAME = """
+Do cats like dogs and vice versa? | Do cats like dogs, and vice versa?
+Why do trees grow more leaves in summer? | Why do trees grow more leaves during summer?
+Do you know when the shop opens? | When does the shop open?
+Difference between a web coder and a web artist | Difference between web artist and web coder
+Are there some cheap flights? | Are there any cheap flights?
+How do you boil an egg? | How do I boil an egg?
+How many miles is 5 km? | What is 5 km in miles?
+Will it be open? | Is it going to be open?
+すみません、駅はどこですか？ | 駅はどこですか？
+目前股票怎么样？ | 股票怎么样？
+有时候头疼怎么办？ | 头疼怎么办？
+ขอถามว่าร้านเปิดวันจันทร์ไหม | ร้านเปิดวันจันทร์ไหม
 How big is the USA? | How big is the US?
 Who is the president of the US? | Who is the president of the United States?
 When did WW2 end? | When did world war 2 end?
