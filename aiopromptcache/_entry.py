@@ -41,10 +41,17 @@ class Usage(NamedTuple):
     """Those of the prompt that the provider had in a cache of its own."""
     cache_write: int = 0
     """Those of the prompt that the provider put there, where it says so."""
+    audio: int = 0
+    """Those of the prompt that are sound."""
+    spoken: int = 0
+    """Those of the completion that are sound."""
 
     def written(self) -> tuple[int, ...]:
         """As few numbers as make it again."""
-        return tuple(self) if self.cache_write else self[:4] if self.cached else self[:3]
+        last = len(self)
+        while last > 3 and not self[last - 1]:
+            last -= 1
+        return self[:last]
 
 
 def total(usages: Iterable[Usage | None]) -> Usage | None:

@@ -30,7 +30,8 @@ class Price:
     """What a model of one's own costs, in US dollars per million tokens.
 
     `cached_input` is for those prompt tokens that the provider had in a cache of its own,
-    `cache_write` for those that it put there; None means that they cost as much as others.
+    `cache_write` for those that it put there; None means that they cost as much as others. So do
+    those of sound.
     `ConfigurationError` for what is no price.
     """
 
@@ -139,6 +140,8 @@ def _look_up(library: Any, model: str, usage: Usage) -> Any:
         "output_tokens": usage.completion,
         "cache_read_tokens": cached,
         "cache_write_tokens": written,
+        "input_audio_tokens": usage.audio,
+        "output_audio_tokens": usage.spoken,
     }
     given = library.Usage(**{name: count for name, count in billed.items() if count})
     for provider in (None, "openai"):
@@ -151,7 +154,7 @@ def _look_up(library: Any, model: str, usage: Usage) -> Any:
 
 def _rate_of(library: Any, model: str) -> Rate | None:
     """How a model is billed: by four numbers, or call by call where a number depends on the
-    call's size.
+    call's size, or there is sound in the call.
     """
     try:
         found = _look_up(library, model, Usage(1, 0, 1))
@@ -164,9 +167,6 @@ def _rate_of(library: Any, model: str) -> Rate | None:
     parts = [getattr(price, f"{part}_mtok", None) for part in names]
     if parts[0] is None and parts[1] is None:
         return None  # it is sold by the hour, or the page, or nobody knows
-    if all(part is None or isinstance(part, Decimal) for part in parts):
-        fresh, out, cached, written = (None if part is None else float(part) for part in parts)
-        return Price(fresh or 0.0, out or 0.0, cached, written).of
 
     def by_call(usage: Usage) -> float | None:
         try:
@@ -175,4 +175,8 @@ def _rate_of(library: Any, model: str) -> Rate | None:
             return None
         return None if found is None else float(found.total_price)
 
-    return by_call
+    if not all(part is None or isinstance(part, Decimal) for part in parts):
+        return by_call
+    fresh, out, cached, written = (None if part is None else float(part) for part in parts)
+    text = Price(fresh or 0.0, out or 0.0, cached, written).of
+    return lambda usage: by_call(usage) if usage.audio or usage.spoken else text(usage)

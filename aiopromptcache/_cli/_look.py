@@ -202,7 +202,8 @@ async def _kept(session: Session, key: str) -> int:
 
 
 def _tokens(usage: dict[str, int]) -> str:
-    told = [f"{count:,} {name}" for name, count in usage.items() if count or name[:5] != "cache"]
+    always = ("prompt", "completion", "total")
+    told = [f"{count:,} {name}" for name, count in usage.items() if count or name in always]
     return ", ".join(told).replace("_", " ")
 
 

@@ -257,6 +257,28 @@ async def test_tokens_that_the_provider_puts_into_its_cache_have_their_price(
     assert (server.calls, cache.stats.hits) == (1, 1)
 
 
+async def test_tokens_of_sound_have_their_price_and_keep_it_in_redis(
+    server: OpenAIServer, connect: Connect, redis_url: str
+) -> None:
+    """gpt-audio: text 2.50 and 10, sound 32 and 64 dollars per million."""
+
+    def answer(request: RecordedRequest) -> dict[str, Any]:
+        body = billed(100, 0, 20)(request)
+        body["usage"]["prompt_tokens_details"]["audio_tokens"] = 80
+        body["usage"]["completion_tokens_details"] = {"audio_tokens": 15}
+        return body
+
+    dollars = (20 * 2.5 + 80 * 32 + 5 * 10 + 15 * 64) / 1e6
+    server.answer = answer
+    async with PromptCache(RedisTier(redis_url)) as cache:
+        await chat(cache.wrap(connect()), "gpt-audio")
+        assert cache.stats.cost_spent == pytest.approx(dollars, rel=1e-9)
+    async with PromptCache(RedisTier(redis_url)) as cache:
+        await chat(cache.wrap(connect()), "gpt-audio")
+        assert cache.stats.cost_saved == pytest.approx(dollars, rel=1e-9)
+        assert server.calls == 1
+
+
 def test_counts_that_a_hostile_record_has_can_be_added_up() -> None:
     """An entry of several embeddings has their sum, which must not be too much to keep."""
     whole = total([Usage(2**63 - 1, 0, 2**63 - 1)] * 3)
