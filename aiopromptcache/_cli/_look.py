@@ -97,7 +97,7 @@ def ls(
             ["key", "model", "endpoint", "age", "ttl", "size", "tokens", "cost", "tags"],
             [_line(row) for row in found.shown],
             right="age ttl size tokens cost",
-            spare="endpoint tokens cost",
+            spare="endpoint tokens cost tags size model",
         )
     )
     if found.matching > len(found.shown):
