@@ -42,7 +42,7 @@ class CacheEvent:
     """Seconds that the upstream call took; of a hit, those that it took a tier that is not in this
     process to find it."""
     size: int | None = None
-    """Bytes of the stored content."""
+    """Bytes of the stored content; of "invalidate", how many entries were dropped."""
     age: float | None = None
     """Seconds since the entry was stored."""
     usage: Usage | None = None

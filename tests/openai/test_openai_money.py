@@ -328,6 +328,10 @@ async def test_events_of_embeddings_tell_what_was_paid_and_what_was_saved(
     assert stats.tokens_spent.total == 2 + 1 + 3 + 2 + 1
     [collapsed] = [event for event in events if event.kind == "collapsed"]
     assert collapsed.cost == pytest.approx(2 * 0.02 / 1e6)
+    [stale] = [event for event in events if event.kind == "stale"]
+    one = collapsed.size  # of one item
+    assert one
+    assert stale.size == pytest.approx(2 * one, rel=0.1)
 
 
 @pytest.mark.parametrize(
