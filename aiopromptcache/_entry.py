@@ -95,6 +95,7 @@ class Entry:
         "model",
         "payload",
         "price",
+        "service",
         "stale_if_error",
         "stale_while_revalidate",
         "stored_at",
@@ -117,6 +118,7 @@ class Entry:
         endpoint: str | None = None,
         model: str | None = None,
         billed: str | None = None,
+        service: str | None = None,
         usage: Usage | None = None,
     ) -> None:
         self.kind = kind
@@ -132,6 +134,8 @@ class Entry:
         self.model = model
         self.billed = billed
         """The model that the answer names, where that is another than was asked for."""
+        self.service = service
+        """The service tier that the answer names, where it is not the usual one."""
         self._usage = None if usage is None else _packed(usage)  # a third of the tuple
         self.price: float | None = UNPRICED
         """Dollars that the answer was billed (see `Prices.of`). Never leaves this process."""

@@ -80,7 +80,7 @@ class Prices:
             if not isinstance(model, str) or not isinstance(price, Price):
                 raise ConfigurationError(f"prices: {model!r}: {price!r}: expected a str: a Price")
         self._own = dict(own)
-        self._rates: LRUCache[str, tuple[Rate | None, float]] = LRUCache(MODELS)
+        self._rates: LRUCache[tuple[str, str | None], tuple[Rate | None, float]] = LRUCache(MODELS)
         self._library = _library()
         self.known = bool(own) or self._library is not None
         """Is there any table of prices?"""
@@ -104,18 +104,18 @@ class Prices:
             if (own := self._own.get(name)) is not None:
                 return own.of(usage)
         for name in names:
-            if (rate := self._rate(name)) is not None:
+            if (rate := self._rate(name, entry.service)) is not None:
                 return rate(usage)
         return None
 
-    def _rate(self, model: str) -> Rate | None:
+    def _rate(self, model: str, service: str | None) -> Rate | None:
         if self._library is None:
             return None
         now = time.monotonic()
-        rate, until = self._rates.get(model, (None, 0.0))
+        rate, until = self._rates.get((model, service), (None, 0.0))
         if now >= until:
-            rate = _rate_of(self._library, model)
-            self._rates[model] = rate, now + LOOK_AGAIN
+            rate = _rate_of(self._library, model, service)
+            self._rates[model, service] = rate, now + LOOK_AGAIN
         return rate
 
 
@@ -130,7 +130,7 @@ def _library() -> Any:
     return genai_prices
 
 
-def _look_up(library: Any, model: str, usage: Usage) -> Any:
+def _look_up(library: Any, model: str, usage: Usage, service: str | None = None) -> Any:
     """The library's calculation. It finds the provider by the model; some are told only by
     OpenAI's own names.
     """
@@ -144,20 +144,21 @@ def _look_up(library: Any, model: str, usage: Usage) -> Any:
         "output_audio_tokens": usage.spoken,
     }
     given = library.Usage(**{name: count for name, count in billed.items() if count})
+    context = {} if service is None else {"price_context": {"service_tier": service}}
     for provider in (None, "openai"):
         try:
-            return library.calc_price(given, model, provider_id=provider)
+            return library.calc_price(given, model, provider_id=provider, **context)
         except LookupError:
             continue
     return None
 
 
-def _rate_of(library: Any, model: str) -> Rate | None:
+def _rate_of(library: Any, model: str, service: str | None) -> Rate | None:
     """How a model is billed: by four numbers, or call by call where a number depends on the
     call's size, or there is sound in the call.
     """
     try:
-        found = _look_up(library, model, Usage(1, 0, 1))
+        found = _look_up(library, model, Usage(1, 0, 1), service)
     except Exception:  # a table that is newer than what we know of it
         return None
     if found is None:
@@ -170,7 +171,7 @@ def _rate_of(library: Any, model: str) -> Rate | None:
 
     def by_call(usage: Usage) -> float | None:
         try:
-            found = _look_up(library, model, usage)
+            found = _look_up(library, model, usage, service)
         except Exception:
             return None
         return None if found is None else float(found.total_price)

@@ -182,5 +182,12 @@ def billed_as(body: Body, model: str | None) -> str | None:
     return named if isinstance(named, str) and 0 < len(named) <= 200 and named != model else None
 
 
+def service_of(body: Body) -> str | None:
+    """The service tier that an answer names, where it is not the usual one."""
+    named = body.get("service_tier")
+    usual = not isinstance(named, str) or named in ("auto", "default") or len(named) > 40
+    return None if usual else named
+
+
 def _count(value: object) -> int:
     return value if type(value) is int and 0 < value < 2**63 else 0

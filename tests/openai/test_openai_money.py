@@ -279,6 +279,29 @@ async def test_tokens_of_sound_have_their_price_and_keep_it_in_redis(
         assert server.calls == 1
 
 
+@pytest.mark.parametrize("call", [chat, streamed, respond])
+@pytest.mark.parametrize(
+    ("service", "dollars"),
+    [("priority", (1_000 * 5.0 + 100 * 30.0) / 1e6), ("flex", (1_000 * 1.25 + 100 * 7.5) / 1e6)],
+)
+async def test_the_service_tier_of_the_answer_is_billed_and_survives_redis(
+    call: Callable[..., Awaitable[Any]],
+    service: str,
+    dollars: float,
+    server: OpenAIServer,
+    connect: Connect,
+    redis_url: str,
+) -> None:
+    """gpt-5.4: 2.50 and 15 dollars per million tokens, priority twice that, flex half."""
+    whole = billed(1_000, 0, 100)
+    server.answer = lambda request: whole(request) | {"service_tier": service}
+    for cost in ("cost_spent", "cost_saved"):
+        async with PromptCache(RedisTier(redis_url)) as cache:
+            await call(cache.wrap(connect()), "gpt-5.4")
+            assert getattr(cache.stats, cost) == pytest.approx(dollars, rel=1e-9)
+    assert server.calls == 1
+
+
 def test_counts_that_a_hostile_record_has_can_be_added_up() -> None:
     """An entry of several embeddings has their sum, which must not be too much to keep."""
     whole = total([Usage(2**63 - 1, 0, 2**63 - 1)] * 3)
