@@ -23,12 +23,10 @@ from aiopromptcache import (
     Price,
     PromptCache,
     RedisTier,
-    Stats,
     Usage,
 )
 from aiopromptcache._entry import total
 from aiopromptcache._prices import Prices
-from aiopromptcache._stats import MODELS, ModelStats
 from aiopromptcache.testing import OpenAIServer, RecordedRequest, VirtualClock
 
 pytestmark = pytest.mark.anyio
@@ -388,12 +386,6 @@ def test_a_model_that_is_not_sold_by_the_token_costs_none_and_never_nothing() ->
     assert prices.of(entry("gpt-4o-mini")) is not None
 
 
-def test_money_that_is_little_does_not_look_like_nothing() -> None:
-    stats = Stats()
-    stats.of_model("chat.completions", "m").spent.add(Usage(1, 1, 2), 1e-6)
-    assert "cost spent      <$0.0001" in str(stats)
-
-
 async def test_moderations_are_free(connect: Connect, server: OpenAIServer) -> None:
     async with PromptCache() as cache:
         client = cache.wrap(connect())
@@ -445,36 +437,6 @@ async def test_warming_says_what_it_cost(server: OpenAIServer, connect: Connect)
         assert report.cost == pytest.approx(2 * (1_000 * 0.15 + 500 * 0.60) / 1e6)
         assert report.usage == Usage(3_000, 1_500, 4_500)
         assert (await cache.warm(calls, client=connect())).cost is None  # nothing was paid
-
-
-def test_statistics_can_be_read_while_another_thread_counts_a_new_model() -> None:
-    stats = Stats()
-    stats.of_model("responses", "first").saved.add(Usage(1, 2, 3), 1.0)
-    known = stats.by_model["responses", "first"]
-
-    class Row(ModelStats):
-        """While it is read, a model is seen for the first time."""
-
-        def __getattribute__(self, name: str) -> Any:
-            if name in ("saved", "spent"):
-                stats.of_model("responses", f"model {len(stats.by_model)}")
-            return super().__getattribute__(name)
-
-    stats.by_model["responses", "first"] = Row("responses", "first", known.saved, known.spent)
-    assert stats.cost_saved == 1.0
-    assert stats.tokens_spent.total == 0
-    assert stats.as_dict()["tokens_saved"]["total"] == 3
-    assert len(stats.by_model) > 1
-
-
-def test_models_past_a_bound_are_counted_together() -> None:
-    """A name that callers choose must not fill the memory."""
-    stats = Stats()
-    for number in range(MODELS + 50):
-        stats.of_model("chat.completions", f"model-{number}").spent.add(Usage(1, 1, 2), None)
-    assert len(stats.by_model) == MODELS + 1
-    assert stats.by_model["chat.completions", "other"].spent.unpriced == 50
-    assert stats.tokens_spent.total == 2 * (MODELS + 50)
 
 
 @pytest.mark.parametrize(
