@@ -140,6 +140,7 @@ def test_nothing_that_a_terminal_would_obey_is_printed(tool: Tool, url: str) -> 
         ("stats", 60, "model endpoint entries size tokens cost"),
         ("ls", 44, "key model age ttl size"),
         ("ls", 25, "key age ttl"),
+        ("stats", 32, "model entries cost"),
         ("stats", 80, "model endpoint entries stale size tokens cost"),
     ],
 )
