@@ -41,10 +41,17 @@ class Usage(NamedTuple):
     """Those of the prompt that the provider had in a cache of its own."""
     cache_write: int = 0
     """Those of the prompt that the provider put there, where it says so."""
+    audio: int = 0
+    """Those of the prompt that are sound."""
+    spoken: int = 0
+    """Those of the completion that are sound."""
 
     def written(self) -> tuple[int, ...]:
         """As few numbers as make it again."""
-        return tuple(self) if self.cache_write else self[:4] if self.cached else self[:3]
+        last = len(self)
+        while last > 3 and not self[last - 1]:
+            last -= 1
+        return self[:last]
 
 
 def total(usages: Iterable[Usage | None]) -> Usage | None:
@@ -88,6 +95,7 @@ class Entry:
         "model",
         "payload",
         "price",
+        "service",
         "stale_if_error",
         "stale_while_revalidate",
         "stored_at",
@@ -110,6 +118,7 @@ class Entry:
         endpoint: str | None = None,
         model: str | None = None,
         billed: str | None = None,
+        service: str | None = None,
         usage: Usage | None = None,
     ) -> None:
         self.kind = kind
@@ -125,6 +134,8 @@ class Entry:
         self.model = model
         self.billed = billed
         """The model that the answer names, where that is another than was asked for."""
+        self.service = service
+        """The service tier that the answer names, where it is not the usual one."""
         self._usage = None if usage is None else _packed(usage)  # a third of the tuple
         self.price: float | None = UNPRICED
         """Dollars that the answer was billed (see `Prices.of`). Never leaves this process."""

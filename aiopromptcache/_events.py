@@ -8,6 +8,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any, Literal
 
 from ._entry import Usage
@@ -41,7 +42,7 @@ class CacheEvent:
     """Seconds that the upstream call took; of a hit, those that it took a tier that is not in this
     process to find it."""
     size: int | None = None
-    """Bytes of the stored content."""
+    """Bytes of the stored content; of "invalidate", how many entries were dropped."""
     age: float | None = None
     """Seconds since the entry was stored."""
     usage: Usage | None = None
@@ -66,6 +67,9 @@ Hook = Callable[[CacheEvent], Any]
 
 QUEUE_LIMIT = 10_000
 """Events that wait for one hook; past that the newest are dropped and counted."""
+
+TURN_SECONDS = 0.002
+"""After so long the others on the event loop have their turn, however many events wait."""
 
 
 class Dispatcher:
@@ -113,7 +117,11 @@ class _HookQueue:
             self._task = asyncio.Task(self._run(), loop=loop, name="aiopromptcache hook")
 
     async def _run(self) -> None:
+        began = perf_counter()
         while self._events:
+            if perf_counter() - began >= TURN_SECONDS:
+                await asyncio.sleep(0)
+                began = perf_counter()
             event = self._events.popleft()
             try:
                 result = self._hook(event)

@@ -173,9 +173,17 @@ class Follower:
         """What came, where it was not stored."""
         assert self.end is not None
         payload = b"" if self._live.overflowed else b"".join(self._live.items)
-        usage = self.end.usage
-        kind, head = self._form.kind, self._head or None
-        return Entry(kind, payload, stored_at=stored_at, ttl=None, head=head, usage=usage, **fields)
+        return Entry(
+            self._form.kind,
+            payload,
+            stored_at=stored_at,
+            ttl=None,
+            head=self._head or None,
+            billed=self.end.billed,
+            service=self.end.service,
+            usage=self.end.usage,
+            **fields,
+        )
 
     def stop(self) -> None:
         """Follow nothing any more."""

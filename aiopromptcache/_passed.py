@@ -34,6 +34,9 @@ class End(NamedTuple):
     """What happened, where it is not whole."""
     shut: bool = False
     """Is the stream too long for anybody to join it?"""
+    billed: str | None = None
+    service: str | None = None
+    """See `Entry`."""
 
 
 class Record(NamedTuple):
@@ -92,9 +95,13 @@ def _parts(data: bytes) -> list[bytes]:
 
 def _end_bytes(end: End) -> bytes:
     usage = None if end.usage is None else end.usage.written()
-    return orjson.dumps([end.whole, end.stored, usage, end.why, end.shut])
+    named = (end.billed, end.service)
+    told = [end.whole, end.stored, usage, end.why, end.shut]
+    return orjson.dumps(told if named == (None, None) else [*told, *named])
 
 
 def _end(fields: Any) -> End:
-    whole, stored, usage, why, shut = fields
-    return End(bool(whole), bool(stored), None if usage is None else Usage(*usage), str(why), shut)
+    whole, stored, usage, why, shut, *named = fields
+    billed, service = (name if name is None else str(name) for name in named or (None, None))
+    billing = None if usage is None else Usage(*usage)
+    return End(bool(whole), bool(stored), billing, str(why), shut, billed, service)

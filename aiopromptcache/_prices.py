@@ -30,7 +30,8 @@ class Price:
     """What a model of one's own costs, in US dollars per million tokens.
 
     `cached_input` is for those prompt tokens that the provider had in a cache of its own,
-    `cache_write` for those that it put there; None means that they cost as much as others.
+    `cache_write` for those that it put there; None means that they cost as much as others. So do
+    those of sound.
     `ConfigurationError` for what is no price.
     """
 
@@ -79,7 +80,7 @@ class Prices:
             if not isinstance(model, str) or not isinstance(price, Price):
                 raise ConfigurationError(f"prices: {model!r}: {price!r}: expected a str: a Price")
         self._own = dict(own)
-        self._rates: LRUCache[str, tuple[Rate | None, float]] = LRUCache(MODELS)
+        self._rates: LRUCache[tuple[str, str | None], tuple[Rate | None, float]] = LRUCache(MODELS)
         self._library = _library()
         self.known = bool(own) or self._library is not None
         """Is there any table of prices?"""
@@ -103,18 +104,18 @@ class Prices:
             if (own := self._own.get(name)) is not None:
                 return own.of(usage)
         for name in names:
-            if (rate := self._rate(name)) is not None:
+            if (rate := self._rate(name, entry.service)) is not None:
                 return rate(usage)
         return None
 
-    def _rate(self, model: str) -> Rate | None:
+    def _rate(self, model: str, service: str | None) -> Rate | None:
         if self._library is None:
             return None
         now = time.monotonic()
-        rate, until = self._rates.get(model, (None, 0.0))
+        rate, until = self._rates.get((model, service), (None, 0.0))
         if now >= until:
-            rate = _rate_of(self._library, model)
-            self._rates[model] = rate, now + LOOK_AGAIN
+            rate = _rate_of(self._library, model, service)
+            self._rates[model, service] = rate, now + LOOK_AGAIN
         return rate
 
 
@@ -129,7 +130,7 @@ def _library() -> Any:
     return genai_prices
 
 
-def _look_up(library: Any, model: str, usage: Usage) -> Any:
+def _look_up(library: Any, model: str, usage: Usage, service: str | None = None) -> Any:
     """The library's calculation. It finds the provider by the model; some are told only by
     OpenAI's own names.
     """
@@ -139,22 +140,25 @@ def _look_up(library: Any, model: str, usage: Usage) -> Any:
         "output_tokens": usage.completion,
         "cache_read_tokens": cached,
         "cache_write_tokens": written,
+        "input_audio_tokens": usage.audio,
+        "output_audio_tokens": usage.spoken,
     }
     given = library.Usage(**{name: count for name, count in billed.items() if count})
+    context = {} if service is None else {"price_context": {"service_tier": service}}
     for provider in (None, "openai"):
         try:
-            return library.calc_price(given, model, provider_id=provider)
+            return library.calc_price(given, model, provider_id=provider, **context)
         except LookupError:
             continue
     return None
 
 
-def _rate_of(library: Any, model: str) -> Rate | None:
+def _rate_of(library: Any, model: str, service: str | None) -> Rate | None:
     """How a model is billed: by four numbers, or call by call where a number depends on the
-    call's size.
+    call's size, or there is sound in the call.
     """
     try:
-        found = _look_up(library, model, Usage(1, 0, 1))
+        found = _look_up(library, model, Usage(1, 0, 1), service)
     except Exception:  # a table that is newer than what we know of it
         return None
     if found is None:
@@ -164,15 +168,16 @@ def _rate_of(library: Any, model: str) -> Rate | None:
     parts = [getattr(price, f"{part}_mtok", None) for part in names]
     if parts[0] is None and parts[1] is None:
         return None  # it is sold by the hour, or the page, or nobody knows
-    if all(part is None or isinstance(part, Decimal) for part in parts):
-        fresh, out, cached, written = (None if part is None else float(part) for part in parts)
-        return Price(fresh or 0.0, out or 0.0, cached, written).of
 
     def by_call(usage: Usage) -> float | None:
         try:
-            found = _look_up(library, model, usage)
+            found = _look_up(library, model, usage, service)
         except Exception:
             return None
         return None if found is None else float(found.total_price)
 
-    return by_call
+    if not all(part is None or isinstance(part, Decimal) for part in parts):
+        return by_call
+    fresh, out, cached, written = (None if part is None else float(part) for part in parts)
+    text = Price(fresh or 0.0, out or 0.0, cached, written).of
+    return lambda usage: by_call(usage) if usage.audio or usage.spoken else text(usage)

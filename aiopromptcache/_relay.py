@@ -17,6 +17,7 @@ from ._flights import Flight, Flights, OutOfPatience
 from ._follow import Follower, Form
 from ._leases import Coordinator, Wait, wait_for_news
 from ._passed import End, Record, pack
+from ._stats import told_name
 from ._storage import Begun, Found
 from ._streams import Cursor, Live
 from .tiers._base import Lease, News, RelayTier
@@ -300,7 +301,9 @@ def _end_of(flight: Flight[Any]) -> End:
         raise
     except BaseException as error:
         return End(False, why=f"in the process that read it, it failed: {error!r}")
-    return End(True, landed.stored, landed.entry.usage)
+    entry = landed.entry
+    billed, service = (name and told_name(name) for name in (entry.billed, entry.service))
+    return End(True, landed.stored, entry.usage, billed=billed, service=service)
 
 
 _LONG = "the stream is too long to be joined now"

@@ -218,15 +218,18 @@ class Stats:
             found = self.by_model.setdefault((endpoint, name), ModelStats(endpoint, name))
         return found
 
+    def _rows(self) -> list[ModelStats]:
+        return list(self.by_model.values())  # see `_count`
+
     @property
     def saved(self) -> Money:
         """What hits and collapsed calls would have been billed, over all models."""
-        return _sum(row.saved for row in self.by_model.values())
+        return _sum(row.saved for row in self._rows())
 
     @property
     def spent(self) -> Money:
         """What upstream calls were billed, over all models."""
-        return _sum(row.spent for row in self.by_model.values())
+        return _sum(row.spent for row in self._rows())
 
     @property
     def tokens_saved(self) -> TokenCount:
@@ -288,7 +291,7 @@ class Stats:
             {"endpoint": row.endpoint, "model": row.model}
             | _plain("saved", row.saved)
             | _plain("spent", row.spent)
-            for row in self.by_model.values()
+            for row in self._rows()
         ]
         counters["recent_errors"] = [error._asdict() for error in tuple(self.recent_errors)]
         counters["hit_rate"] = self.hit_rate

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -15,7 +16,7 @@ from ._doctor import doctor
 from ._errors import FAILED, INTERRUPTED, UNUSABLE, ToolError
 from ._look import ls, show
 from ._options import common, write_examples
-from ._output import clean
+from ._output import clean, emit
 from ._remove import clear, invalidate, rm
 from ._stats import stats
 from ._transfer import export, import_
@@ -48,9 +49,11 @@ class Tool(click.Group):
             sys.stdout.flush()
         except click.ClickException as error:
             error.show()
+            _tell(args, error.format_message())
             return error.exit_code
         except (ToolError, PromptCacheError) as error:
             click.echo(f"aiopromptcache: {clean(str(error))}", err=True)
+            _tell(args, str(error))
             return error.code if isinstance(error, ToolError) else UNUSABLE
         except (click.Abort, KeyboardInterrupt):
             click.echo("aiopromptcache: interrupted", err=True)
@@ -65,6 +68,15 @@ class Tool(click.Group):
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """See click."""
         write_examples(formatter, EXAMPLES)
+
+
+def _tell(args: Sequence[str] | None, error: str) -> None:
+    """Whoever asked for JSON is given a line of it here too, also for arguments that are wrong."""
+    given = list(sys.argv[1:] if args is None else args)
+    options = given[: given.index("--")] if "--" in given else given
+    if "--json" in options:
+        with suppress(OSError):
+            emit({"error": error})
 
 
 def _quiet() -> int:

@@ -97,7 +97,7 @@ def ls(
             ["key", "model", "endpoint", "age", "ttl", "size", "tokens", "cost", "tags"],
             [_line(row) for row in found.shown],
             right="age ttl size tokens cost",
-            spare="endpoint tokens cost",
+            spare="endpoint tokens cost tags size model",
         )
     )
     if found.matching > len(found.shown):
@@ -202,7 +202,8 @@ async def _kept(session: Session, key: str) -> int:
 
 
 def _tokens(usage: dict[str, int]) -> str:
-    told = [f"{count:,} {name}" for name, count in usage.items() if count or name[:5] != "cache"]
+    always = ("prompt", "completion", "total")
+    told = [f"{count:,} {name}" for name, count in usage.items() if count or name in always]
     return ", ".join(told).replace("_", " ")
 
 

@@ -122,7 +122,7 @@ _COMMON = (
     _option(
         "--json",
         is_flag=True,
-        help="Answer in JSON on stdout; everything else goes to stderr.",
+        help="Answer in JSON on stdout, an error too; everything else goes to stderr.",
     ),
 )
 COMMON_NAMES = ("url", "namespace", "prefix", "encryption_key_file", "timeout", "json")

@@ -28,6 +28,9 @@ class Failure(NamedTuple):
     """Says nothing of what was asked."""
 
 
+UNSTORED = "answered, and not stored: cut off, refused, not cacheable, or the server is out"
+
+
 class BadLine(ConfigurationError):
     """A line that is no request."""
 
@@ -69,7 +72,7 @@ class Requests:
             if tally is not None and tally.stale:
                 self._note(line, "the upstream failed, and the old answer stays")
             elif tally is not None and (tally.bypassed or tally.paid != tally.stored):
-                self._note(line, "answered, and not stored: cut off, refused, or not cacheable")
+                self._note(line, UNSTORED)
 
         return call
 

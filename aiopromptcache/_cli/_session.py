@@ -168,6 +168,7 @@ async def connected(settings: Settings) -> Any:
     from redis.asyncio import Redis, RedisCluster
     from redis.asyncio.retry import Retry
     from redis.backoff import NoBackoff
+    from redis.exceptions import NoPermissionError
 
     url = checked_url(settings.where)
     options: dict[str, Any] = {"socket_connect_timeout": settings.patience}
@@ -177,7 +178,8 @@ async def connected(settings: Settings) -> Any:
         raise ToolError(f"--url: {error}") from None
     try:
         async with asyncio.timeout(settings.patience):
-            await client.ping()
+            with suppress(NoPermissionError):  # an answer too; the command that needs it says so
+                await client.ping()
             clustered = await _is_cluster(client)
     except BaseException:
         await client.aclose()

@@ -275,5 +275,5 @@ def _by_model(holdings: Holdings) -> RenderableType:
             for (model, endpoint), share in holdings.largest_first
         ],
         right="entries stale size tokens cost",
-        spare="stale tokens",
+        spare="stale tokens endpoint size",
     )

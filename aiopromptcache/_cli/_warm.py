@@ -217,7 +217,7 @@ def _summary(report: WarmReport) -> str:
         f"{report.failed:,} failed",
     ]
     if report.unstored:
-        parts.append(f"{report.unstored:,} may not be stored")
+        parts.append(f"{report.unstored:,} not stored")
     if report.usage.total:
         parts.append(f"{report.usage.total:,} tokens paid")
     if report.cost is not None:

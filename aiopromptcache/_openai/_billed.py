@@ -6,7 +6,7 @@ from typing import Any
 
 from .._ask import Ask
 from .._entry import Entry, Kind
-from ._endpoints import billed_as, usage_of
+from ._endpoints import billed_as, service_of, usage_of
 from ._prompts import parse
 
 
@@ -23,5 +23,6 @@ def billed(ask: Ask, response: Any) -> Entry:
         endpoint=ask.endpoint,
         model=ask.model,
         billed=billed_as(body, ask.model),
+        service=service_of(body),
         usage=usage_of(body),
     )

@@ -31,7 +31,7 @@ from .._refresh import is_outage
 from .._streams import Live
 from . import _prompts as prompts
 from ._embeddings import Items, items_of
-from ._endpoints import Body, Endpoint, billed_as, cacheable, usage_of
+from ._endpoints import Body, Endpoint, billed_as, cacheable, service_of, usage_of
 from ._forms import as_plain, as_stream
 from ._live import EventForm
 from ._prompts import parse
@@ -372,6 +372,7 @@ class Binding:
             endpoint=call.endpoint.name,
             model=model,
             billed=billed_as(parsed or {}, model),
+            service=service_of(parsed or {}),
             usage=usage,
         )
         # What one call's own header allows on errors is no reason to record less for the others.

@@ -424,6 +424,17 @@ async def _all(joins: Sequence[Coroutine[Any, Any, Fetched]]) -> list[Fetched | 
         return [error]
 
 
+class _Several(Entry):
+    """One entry that stands for several."""
+
+    __slots__ = ("entries",)
+    entries: Sequence[Entry]
+
+    @property
+    def size(self) -> int:
+        return sum(entry.size for entry in self.entries)
+
+
 def summary(entries: Sequence[Entry], now: float) -> Entry:
     """One entry that stands for several: as old as the oldest, over as soon as the first."""
     if len(entries) == 1:
@@ -431,7 +442,7 @@ def summary(entries: Sequence[Entry], now: float) -> Entry:
     oldest = min(entry.stored_at for entry in entries)
     left = [entry.stored_at + entry.ttl - now for entry in entries if entry.ttl is not None]
     first = entries[0]
-    return Entry(
+    several = _Several(
         Kind.VECTOR,
         b"",
         stored_at=oldest,
@@ -442,3 +453,5 @@ def summary(entries: Sequence[Entry], now: float) -> Entry:
         billed=first.billed,
         usage=total(entry.usage for entry in entries),
     )
+    several.entries = entries
+    return several

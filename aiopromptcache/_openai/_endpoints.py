@@ -162,18 +162,31 @@ def usage_of(body: Body) -> Usage | None:
     prompt = _count(asked)
     completion = _count(usage.get("completion_tokens", usage.get("output_tokens")))
     total = _count(usage.get("total_tokens")) or prompt + completion
-    details = usage.get("prompt_tokens_details", usage.get("input_tokens_details"))
-    if not isinstance(details, dict):
-        details = {}
-    cached = min(_count(details.get("cached_tokens")), prompt)
-    written = min(_count(details.get("cache_write_tokens")), prompt - cached)
-    return Usage(prompt, completion, total, cached, written)
+    asked_for = _details(usage, "prompt_tokens_details", "input_tokens_details")
+    cached = min(_count(asked_for.get("cached_tokens")), prompt)
+    written = min(_count(asked_for.get("cache_write_tokens")), prompt - cached)
+    audio = min(_count(asked_for.get("audio_tokens")), prompt)
+    answered = _details(usage, "completion_tokens_details", "output_tokens_details")
+    spoken = min(_count(answered.get("audio_tokens")), completion)
+    return Usage(prompt, completion, total, cached, written, audio, spoken)
+
+
+def _details(usage: Body, *names: str) -> Body:
+    found = next((usage[name] for name in names if name in usage), None)
+    return found if isinstance(found, dict) else {}
 
 
 def billed_as(body: Body, model: str | None) -> str | None:
     """The model that an answer names, where that is another than was asked for."""
     named = body.get("model")
     return named if isinstance(named, str) and 0 < len(named) <= 200 and named != model else None
+
+
+def service_of(body: Body) -> str | None:
+    """The service tier that an answer names, where it is not the usual one."""
+    named = body.get("service_tier")
+    usual = not isinstance(named, str) or named in ("auto", "default") or len(named) > 40
+    return None if usual else named
 
 
 def _count(value: object) -> int:

@@ -78,6 +78,7 @@ def _like(entry: Entry, kind: Kind, payload: bytes, content_type: bytes, *, usag
         endpoint=entry.endpoint,
         model=entry.model,
         billed=entry.billed,
+        service=entry.service,
         usage=entry.usage,
     )
 

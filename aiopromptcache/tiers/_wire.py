@@ -58,7 +58,7 @@ def encode(entry: Entry, *, offset: float, compress_over: int | None) -> bytes:
 
 def writable(entry: Entry) -> bool:
     """Is it small enough to be read again, and are its labels Unicode (no lone surrogates)?"""
-    texts = (*entry.tags, entry.model or "", entry.billed or "")
+    texts = (*entry.tags, entry.model or "", entry.billed or "", entry.service or "")
     labels = sum([6 * len(text) + 3 for text in texts])
     content = len(entry.payload) + len(entry.head or b"")
     return content <= MAX_CONTENT and labels < MAX_HEADER // 2 and all(map(_is_unicode, texts))
@@ -129,6 +129,7 @@ def _header(entry: Entry, offset: float, size: int) -> dict[str, Any]:
         "e": entry.endpoint,
         "m": entry.model,
         "b": entry.billed,
+        "s": entry.service,
         "u": None if (usage := entry.usage) is None else usage.written(),
     }
     given = {name: value for name, value in optional.items() if value is not None and value != ()}
@@ -142,7 +143,7 @@ def _entry(header: dict[str, Any], content: bytes, offset: float) -> Entry:
     split = 0 if head is None else _whole(head)
     if split > len(content):
         raise BadRecord("of another length than it says")
-    for text in (get("e"), get("m"), get("b")):
+    for text in (get("e"), get("m"), get("b"), get("s")):
         if text is not None and type(text) is not str:
             raise TypeError
     return ForeignEntry(
@@ -158,6 +159,7 @@ def _entry(header: dict[str, Any], content: bytes, offset: float) -> Entry:
         endpoint=get("e"),
         model=get("m"),
         billed=get("b"),
+        service=get("s"),
         usage=None if usage is None else Usage(*map(_whole, usage)),
     )
 

@@ -146,6 +146,20 @@ async def test_long_names_leave_the_numbers_in_sight(browser: Browser, app: App)
     assert page.errors == []
 
 
+@pytest.mark.parametrize("count", [9_999_999, 987_654_321_012])
+@pytest.mark.parametrize("width", [360, 740, 1_040, 1_280])
+async def test_large_numbers_stay_in_their_tiles(
+    browser: Browser, app: App, count: int, width: int
+) -> None:
+    app.cache.stats.outcomes["chat.completions", "hit", "memory"] = count
+    page = await opened(browser, app, width=width)
+    for value in await page.evaluate(
+        "[...document.querySelectorAll('.tile .value')].map(v => v.scrollWidth - v.clientWidth)"
+    ):
+        assert value <= 0
+    assert await tile(page, "Calls") == ("9,999,999" if count < 10**7 else "987.7B")
+
+
 async def test_what_a_tier_holds_is_seen_and_whether_that_is_an_estimate(
     browser: Browser, app: App
 ) -> None:

@@ -67,6 +67,23 @@ def test_options_stand_before_or_after_and_the_nearer_counts(tool: Tool, url: st
 
 
 @pytest.mark.parametrize(
+    ("args", "words", "code"),
+    [
+        (["show", "no-such-key"], "no key 'no-such-key'", 1),
+        (["clear"], "--yes clears without asking", 2),
+        (["ls", "--url", "redis://127.0.0.1:1"], "cannot connect", 2),
+        (["ls", "--timeout", "soon"], "not a valid float", 2),
+        (["lss"], "No such command", 2),
+    ],
+)
+def test_an_error_is_json_too_where_that_is_asked_for(
+    tool: Tool, args: list[str], words: str, code: int
+) -> None:
+    assert words in tool.json(*args, code=code)["error"]
+    assert tool("show", "--", "--json", code=1).stdout == ""  # that is a key
+
+
+@pytest.mark.parametrize(
     ("given", "words"),
     [
         ("redis://user:hunter2@127.0.0.1:1/0", "redis at 127.0.0.1:1: cannot connect"),

@@ -131,6 +131,10 @@ def test_missing_rights_are_listed_with_the_command_that_grants_them(
     valkey.command("ACL", "SETUSER", "app", "-info", "-acl|whoami")
     levels = {name: finding["level"] for name, finding in _findings(tool, code=0).items()}
     assert levels["version"] == levels["memory"] == "note"
+    valkey.command("ACL", "SETUSER", "app", "-ping", "-xadd")
+    found = _findings(tool, code=2)
+    assert found["connection"]["level"] == "ok"
+    assert found["rights"]["text"] == "the user may not: ping, xadd"
 
 
 def test_rights_are_tried_for_every_command_of_every_script() -> None:

@@ -191,6 +191,7 @@ def test_nothing_more_is_paid_for_when_the_cache_is_gone(
             upstream.server.answer = None
     assert said["outage"] is True
     assert said["stored"] == 0
+    assert "or the server is out" in said["failures"][0]["reason"]
     assert upstream.server.calls < 50
 
 

@@ -80,6 +80,21 @@ async def test_a_slow_hook_delays_nobody_and_what_it_misses_is_counted(
     assert quick == [str(number) for number in range(9)]
 
 
+async def test_many_events_for_a_plain_hook_leave_others_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("aiopromptcache._events.TURN_SECONDS", 0)
+    told: list[str | None] = []
+    async with PromptCache(hooks=[lambda event: told.append(event.key)]) as cache:
+        for number in range(100):
+            await cache.set(str(number), number)
+        waiting = 100 - len(told)
+        await asyncio.sleep(0)
+        assert waiting - (100 - len(told)) <= 1
+        assert waiting > 50
+    assert told == [str(number) for number in range(100)]
+
+
 async def test_where_nobody_listens_no_event_is_made(
     server: OpenAIServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -339,7 +339,8 @@ async def test_a_callable_that_fails_is_one_event_and_hurts_nobody(
     await heard.aclose()
     errors = [event.error for event in events if event.kind == "error"]
     assert [type(error) for error in errors] == [ZeroDivisionError, ZeroDivisionError]
-    assert len(caplog.records) == 2
+    # asyncio has records of its own, of a machine that is busy.
+    assert len([record for record in caplog.records if record.name == "aiopromptcache"]) == 2
     assert "a user's mistake" not in caplog.text
 
 

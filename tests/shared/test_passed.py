@@ -14,9 +14,11 @@ ends = st.builds(
     End,
     st.booleans(),
     st.booleans(),
-    st.none() | st.builds(Usage, counts, counts, counts, counts, counts),
+    st.none() | st.builds(Usage, *[counts] * len(Usage._fields)),
     st.text(),
     st.booleans(),
+    st.none() | st.text(),
+    st.none() | st.text(),
 )
 records = st.builds(
     Record,

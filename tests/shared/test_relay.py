@@ -716,6 +716,35 @@ async def test_a_stream_that_may_not_be_stored_is_passed_on_all_the_same(
         assert await keys(raw, f"*:e:*{key}*") == await leases(raw) == []
 
 
+async def test_it_saves_what_the_model_and_the_service_tier_that_it_names_cost(
+    url: str, upstream: OpenAIServer
+) -> None:
+    """gpt-5.4 in its tier "flex": 1.25 and 7.50 dollars per million tokens."""
+    message = {"role": "assistant", "content": "one two three four"}
+    body = {
+        "id": "chatcmpl-1",
+        "object": "chat.completion",
+        "created": 1_700_000_000,
+        "model": "gpt-5.4",
+        "service_tier": "flex",
+        "choices": [{"index": 0, "finish_reason": "length", "message": message}],
+        "usage": {"prompt_tokens": 1_000, "completion_tokens": 100, "total_tokens": 1_100},
+    }
+    async with clients(url, upstream) as (them, caches):
+        upstream.answer = lambda _: body
+        upstream.hold_after(2)
+        consumers = [Consumer(them[0], model="a deployment", **USAGE)]
+        await consumers[0].has(2)
+        consumers.append(Consumer(them[1], model="a deployment", **USAGE))
+        await consumers[1].has(2)
+        upstream.release()
+        await asyncio.gather(*[consumer.task for consumer in consumers])
+        await all_over(*caches)
+        assert upstream.calls == 1
+        dollars = pytest.approx((1_000 * 1.25 + 100 * 7.5) / 1e6)
+        assert [caches[0].stats.cost_spent, caches[1].stats.cost_saved] == [dollars, dollars]
+
+
 async def test_answers_that_may_not_be_stored_are_not_made_one_after_another(
     url: str, raw: Any, upstream: OpenAIServer
 ) -> None:

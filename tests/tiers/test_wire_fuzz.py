@@ -144,7 +144,7 @@ def read(record: bytes) -> Entry | None:
     assert type(entry.kind) is Kind
     assert type(entry.payload) is bytes
     assert entry.head is None or type(entry.head) is bytes
-    for text in (entry.endpoint, entry.model, entry.billed):
+    for text in (entry.endpoint, entry.model, entry.billed, entry.service):
         assert text is None or type(text) is str
     assert type(entry.tags) is tuple
     assert all(type(tag) is str for tag in entry.tags)

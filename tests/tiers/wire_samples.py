@@ -66,6 +66,20 @@ def golden_entries() -> dict[str, tuple[Entry, int | None]]:
             ),
             None,
         ),
+        "service": (
+            Entry(
+                Kind.HTTP,
+                HTTP,
+                stored_at=1_700_000_000.0,
+                ttl=3_600.0,
+                head=HEAD,
+                endpoint="chat.completions",
+                model="gpt-audio",
+                service="priority",
+                usage=Usage(2_000, 60, 2_060, 1_024, 0, 500, 60),
+            ),
+            None,
+        ),
         "sse": (
             Entry(
                 Kind.SSE,

@@ -155,12 +155,12 @@ function showTiles(state, recent) {
   const tiles = [
     ["Hit rate", format.percent(hitRate(counts)),
       lastRate === null ? `last ${lately}: no calls` : more(lastRate, format.percent)],
-    ["Calls", format.count(requests(counts)), more(requests(recent), shorter)],
-    ["Upstream calls", format.count(counts.calls ?? 0), more(recent.calls, shorter)],
+    ["Calls", format.figure(requests(counts)), more(requests(recent), shorter)],
+    ["Upstream calls", format.figure(counts.calls ?? 0), more(recent.calls, shorter)],
     ["Money saved", format.money(counts.cost_saved ?? (unpriced ? null : 0)), price],
-    ["Tokens saved", format.count(counts.tokens_saved ?? 0),
+    ["Tokens saved", format.figure(counts.tokens_saved ?? 0),
       more(recent.tokens_saved, shorter)],
-    ["Errors", format.count(counts.errors ?? 0), more(recent.errors, shorter)],
+    ["Errors", format.figure(counts.errors ?? 0), more(recent.errors, shorter)],
   ];
   const section = find("#tiles");
   if (!section.childElementCount) {

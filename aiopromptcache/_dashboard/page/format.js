@@ -16,6 +16,9 @@ function scaled(value, units) {
 
 export const count = (value) => (known(value) ? whole.format(Math.round(value)) : NONE);
 
+/** A count where there is room for nine characters. */
+export const figure = (value) => (value < 1e7 ? count : compact)(value);
+
 export const compact = (value) => (known(value) ? short.format(value) : NONE);
 
 export function rate(value) {
