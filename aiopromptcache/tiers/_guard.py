@@ -39,7 +39,7 @@ class Guard:
         """How far the news of a shared tier have been heeded."""
         self.timeout = seconds("timeout", getattr(tier, "timeout", DEFAULT_TIMEOUT))
         self._bulk = seconds("bulk_timeout", getattr(tier, "bulk_timeout", self.timeout))
-        self._backlog = backlog = Backlog()
+        self._backlog = backlog = Backlog(lambda: self._attempts.writes.open)
         self._attempts = attempts = Attempts(
             tier.name, self.timeout, context, took, backlog, lambda: self._recovery.start()
         )

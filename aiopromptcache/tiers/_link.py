@@ -208,7 +208,8 @@ def _lean(kind: Any, options: Mapping[str, Any]) -> Any:
     """A connection like those of a client, without what costs each command or connection time."""
     kept = {n: v for n, v in options.items() if not n.startswith("maint_notifications")}
     # Deadlines are ours; RESP 2 is read faster; nobody needs to know the library's name.
-    return kind(**{**kept, "socket_timeout": None, "protocol": 2, "driver_info": None})
+    timeouts = {"socket_timeout": None, "socket_connect_timeout": None}
+    return kind(**{**kept, **timeouts, "protocol": 2, "driver_info": None})
 
 
 async def _patient(client: Any, *args: Any, on: Any = None) -> Any:
