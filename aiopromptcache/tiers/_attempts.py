@@ -127,7 +127,7 @@ class Attempts:
             self._warned = False
 
     def _failed(self, error: Exception, took: float, *, behind: bool = False) -> None:
-        """Count a failure; not that of a tier that is but `behind`, of which one event is enough."""
+        """Count a failure, but not that of a tier that is `behind`: of those one is told."""
         logger.debug("cache tier %s failed", self._name, exc_info=error)
         told = self._warned or asyncio.get_running_loop().time() < self._quiet_until
         if not (self.reads.open or (behind and told)):  # what follows belongs to the same outage

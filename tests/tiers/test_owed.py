@@ -173,7 +173,7 @@ async def test_a_tier_that_is_slow_to_remove_is_given_less_at_once(
 
 
 class OneByOne(Downable):
-    """It works, at one write after another, and gets twenty done in the time that a call may take."""
+    """It works, at one write after another: twenty take as long as a call may."""
 
     timeout = 0.25
 
