@@ -168,7 +168,8 @@ class RedisTier:
 
         What is written or goes meanwhile may be listed or not, and now and then something twice.
         """
-        offset = await self._clock_offset()
+        async with asyncio.timeout(self.timeout):
+            offset = await self._clock_offset()
         found = listing(self._link, self._names, self._cipher, namespace, self.timeout)
         async for batch in found:
             yield [self._listed(slot, record, offset) for slot, record in batch]
