@@ -199,7 +199,8 @@ class PromptCache:
         engine = self._engine
         policy = control_of(self).given
         slot = self._slot(key, policy)
-        _check_type(type)
+        if type is not None:
+            _check_type(type)
         if not policy.no_cache:
             answer = await engine.find(key, slot, policy, _fits(type))
             if answer is not None:
@@ -294,7 +295,8 @@ class PromptCache:
         if ttl is not ... or tags:
             policy = self._policy_with(policy, ttl, tags)
         slot = self._slot(key, policy)
-        _check_type(type)
+        if type is not None:
+            _check_type(type)
         if not callable(factory):
             raise ConfigurationError(f"factory={factory!r}: expected {_FACTORY} an awaitable")
         if not policy.no_cache:
@@ -436,7 +438,7 @@ _FACTORY = "a callable without arguments that returns"
 
 
 def _check_type(kind: Any) -> None:
-    if kind is not None and not readable_as(kind):
+    if not readable_as(kind):
         raise ConfigurationError(f"type={kind!r}: expected a type that pydantic can validate into")
 
 
