@@ -176,15 +176,18 @@ class OneByOne(Downable):
     """It works, at one write after another: twenty take as long as a call may."""
 
     timeout = 0.25
+    bulk_timeout = 60.0
 
     def __init__(self) -> None:
         super().__init__()
+        self.stored: set[str] = set()
         self._turn = asyncio.Lock()
 
     async def set(self, entries: Any) -> None:
         async with self._turn:
             await asyncio.sleep(self.timeout / 20)
             await super().set(entries)
+            self.stored |= entries.keys()
 
 
 def test_a_tier_that_works_and_does_not_keep_up_is_not_out(
@@ -208,6 +211,21 @@ def test_a_tier_that_works_and_does_not_keep_up_is_not_out(
         runner.run(play())
     assert [event.kind for event in events if event.kind in ("error", "breaker")] == ["error"]
     assert len(caplog.records) == 1
+
+
+def test_what_waits_for_a_tier_that_works_is_written_at_the_end() -> None:
+    """However long that takes, as long as each write is done in time."""
+
+    async def play() -> None:
+        tier = OneByOne()
+        cache = PromptCache(tier, clock=asyncio.get_running_loop().time)
+        await asyncio.gather(*[cache.set(str(number), number) for number in range(4_000)])
+        assert cache._engine.storage.remote[0].waiting > 3_000
+        await cache.aclose()
+        assert len(tier.stored) == 4_000
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(play())
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
