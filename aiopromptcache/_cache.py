@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from types import EllipsisType, TracebackType
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, Self, TypeVar, cast, overload
 
 from ._ask import SIDE, Ask, Loaded
 from ._cached import decorate
-from ._control import Control, control_of, controls, learning
+from ._control import Control, Inside, control_of, controls, learning
 from ._engine import Engine
 from ._entry import Entry
 from ._errors import ConfigurationError
@@ -23,7 +23,7 @@ from ._prices import Price
 from ._shared import SharedStream
 from ._stats import Stats
 from ._status import CacheStatus
-from ._values import Misfit, decode, decode_as, encode, encode_as
+from ._values import Misfit, decode, decode_as, encode, encode_as, readable_as
 from ._warm import Calls, MissingClient, Warming, WarmReport
 from .tiers._base import Tier
 from .tiers._memory import MemoryTier
@@ -127,15 +127,13 @@ class PromptCache:
 
     # Policy
 
-    @contextmanager
-    def control(self, **policy_fields: Any) -> Iterator[None]:
+    def control(self, **policy_fields: Any) -> AbstractContextManager[None]:
         """Override policy fields for the calls made inside.
 
         A context variable carries it, so it also reaches calls made deep inside a framework, and
         tasks started inside. An unknown field or a value out of range is a `ConfigurationError`.
         """
-        with self._controlled(policy_fields, {}):
-            yield
+        return Inside(self._controlled(policy_fields, {}))
 
     @contextmanager
     def _controlled(self, fields: dict[str, Any], directives: dict[str, Any]) -> Iterator[None]:
@@ -201,6 +199,8 @@ class PromptCache:
         engine = self._engine
         policy = control_of(self).given
         slot = self._slot(key, policy)
+        if type is not None:
+            _check_type(type)
         if not policy.no_cache:
             answer = await engine.find(key, slot, policy, _fits(type))
             if answer is not None:
@@ -295,6 +295,10 @@ class PromptCache:
         if ttl is not ... or tags:
             policy = self._policy_with(policy, ttl, tags)
         slot = self._slot(key, policy)
+        if type is not None:
+            _check_type(type)
+        if not callable(factory):
+            raise ConfigurationError(f"factory={factory!r}: expected {_FACTORY} an awaitable")
         if not policy.no_cache:
             entry = engine.peek(slot, policy)
             if entry is not None:
@@ -338,6 +342,8 @@ class PromptCache:
         """
         policy = self._policy_with(self.current_policy, ttl, tags)
         slot = self._slot(key, policy)
+        if not callable(factory):
+            raise ConfigurationError(f"factory={factory!r}: expected {_FACTORY} an async iterator")
         return SharedStream(self._engine, key, slot, policy, factory)
 
     def cached(
@@ -383,6 +389,8 @@ class PromptCache:
             raise ConfigurationError(f"concurrency={concurrency!r}: expected an int, 1 or more")
         if not isinstance(calls, (Iterable, AsyncIterable)) or isinstance(calls, (str, Mapping)):
             raise ConfigurationError(f"calls={calls!r}: expected an iterable of requests")
+        if on_progress is not None and not callable(on_progress):
+            raise ConfigurationError(f"on_progress={on_progress!r}: expected a callable or None")
         wrapped = self.wrap(client) if client is not None else None
 
         def call_of(position: int, item: Mapping[str, Any]) -> Callable[[], Awaitable[Any]]:
@@ -424,6 +432,14 @@ def _matcher(similarity: object) -> Matcher:
             f"similarity={similarity!r}: expected a LexicalSimilarity or SemanticSimilarity"
         )
     return similarity
+
+
+_FACTORY = "a callable without arguments that returns"
+
+
+def _check_type(kind: Any) -> None:
+    if not readable_as(kind):
+        raise ConfigurationError(f"type={kind!r}: expected a type that pydantic can validate into")
 
 
 def _fits(kind: Any) -> Callable[[Entry], bool]:

@@ -26,6 +26,10 @@ def decorate(
     """The decorator behind `PromptCache.cached`."""
     if not callable(tags):
         tags = tag_tuple(tags)
+    if key is not None and not callable(key):
+        raise ConfigurationError(
+            f"key={key!r}: expected a callable that makes a str of the arguments"
+        )
 
     def decorator(function: Callable[..., Any]) -> Callable[..., Any]:
         if not inspect.iscoroutinefunction(function):
@@ -48,11 +52,13 @@ def decorate(
 
 
 def _key_maker(function: Callable[..., Any]) -> Callable[..., str]:
+    given = function if isinstance(function, functools.partial) else functools.partial(function)
+    function = given.func
     signature = inspect.signature(function)
     name = prefix("function", function.__module__, function.__qualname__)
 
     def make(*args: Any, **kwargs: Any) -> str:
-        bound = signature.bind(*args, **kwargs)
+        bound = signature.bind(*given.args, *args, **{**given.keywords, **kwargs})
         bound.apply_defaults()
         try:
             return digest(name, canonical(bound.arguments))
@@ -77,6 +83,8 @@ def _unkeyable_argument(function: Callable[..., Any], arguments: dict[str, Any])
 @functools.cache
 def _return_type(function: Callable[..., Any]) -> Any:
     """The type that a stored result must fit; None where the annotation says nothing usable."""
+    if isinstance(function, functools.partial):
+        function = function.func
     try:
         annotation = typing.get_type_hints(function).get("return")
     except Exception:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
@@ -40,6 +40,19 @@ def control_of(cache: Any) -> Control:
         return found
     policy: Policy = cache.policy
     return Control(replace(policy, only_if_cached=True) if _stored_only.get() else policy, policy)
+
+
+class Inside(AbstractContextManager[None]):
+    """A context manager that is no decorator: on an async function that would do nothing."""
+
+    def __init__(self, block: AbstractContextManager[None]) -> None:
+        self._block = block
+
+    def __enter__(self) -> None:
+        self._block.__enter__()
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._block.__exit__(*error)
 
 
 @contextmanager

@@ -147,7 +147,7 @@ def _callable_or_none(name: str, value: object) -> object:
 
 def tag_tuple(tags: Iterable[str]) -> tuple[str, ...]:
     """Tags as a tuple; a bare str or a tag that is no str is a `ConfigurationError`."""
-    if isinstance(tags, str):
+    if isinstance(tags, str) or not isinstance(tags, Iterable):
         raise ConfigurationError(f"tags={tags!r}: expected an iterable of str, not one str")
     collected = tuple(tags)
     for tag in collected:

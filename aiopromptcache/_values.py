@@ -46,8 +46,10 @@ def encode(value: object) -> tuple[Kind, bytes]:
             pass
     try:
         return Kind.LOOSE_JSON, json.dumps(value, separators=(",", ":")).encode()
-    except (RecursionError, ValueError):
+    except RecursionError:
         raise TypeError("value is nested too deeply, or contains itself") from None
+    except ValueError as error:  # Python writes no int of so many digits
+        raise TypeError(f"value has an int that cannot be written: {error}") from None
 
 
 def _check(value: Any, where: str) -> bool:

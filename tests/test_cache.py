@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import pytest
+from engine_tools import Plain, gives
 from pydantic import BaseModel
 
 from aiopromptcache import (
@@ -241,6 +243,8 @@ async def test_control_nests_and_reaches_tasks(cache: PromptCache) -> None:
         ({"jitter": 1.5}, "jitter=1.5"),
         ({"tags": "x"}, "tags='x'"),
         ({"tags": [1]}, "tags"),
+        ({"tags": 5}, "tags=5"),
+        ({"tags": None}, "tags=None"),
         ({"no_cache": 1}, "no_cache=1"),
         ({"cacheable": 1}, "cacheable=1"),
         ({"partition": None}, "partition=None"),
@@ -252,6 +256,12 @@ def test_a_policy_out_of_range_is_refused_by_name(fields: dict[str, Any], messag
     cache = PromptCache()
     with pytest.raises(ConfigurationError, match=message), cache.control(**fields):
         pass
+
+
+def test_control_is_no_decorator() -> None:
+    """On an async function it would have no effect, which nobody would see."""
+    with pytest.raises(TypeError, match="not callable"):
+        PromptCache().control(partition="tenant")(lambda: None)  # type: ignore[operator]
 
 
 async def test_cached_functions_have_a_key_of_their_arguments(cache: PromptCache) -> None:
@@ -269,6 +279,23 @@ async def test_cached_functions_have_a_key_of_their_arguments(cache: PromptCache
     assert await double(1, 2, 3) == 2
     assert await double(1, c=3) == 2
     assert len(calls) == 3
+
+
+async def test_a_cached_partial_has_the_key_of_its_function(cache: PromptCache) -> None:
+    calls: list[str] = []
+
+    async def join(a: str, b: str, *, sign: str = "-") -> tuple[str, ...]:
+        calls.append(f"{a}{sign}{b}")
+        return a, sign, b
+
+    first = cache.cached()(partial(join, "1"))
+    other = cache.cached()(partial(join, "2", sign="+"))
+    for _ in range(2):
+        assert await first("b") == await first(b="b") == ("1", "-", "b")
+        assert await cache.cached()(join)("1", "b") == ("1", "-", "b")
+        assert await other("b") == ("2", "+", "b")
+        assert await other("b", sign="-") == ("2", "-", "b")
+    assert calls == ["1-b", "2+b", "2-b"]
 
 
 async def test_cached_results_have_the_annotated_type(cache: PromptCache) -> None:
@@ -306,6 +333,22 @@ async def test_cached_refuses_what_cannot_be_in_a_key(cache: PromptCache) -> Non
         await load(object())
     with pytest.raises(ConfigurationError, match="not an async function"):
         cache.cached()(lambda: None)  # type: ignore[arg-type, return-value]
+    with pytest.raises(ConfigurationError, match="key='a': expected a callable"):
+        cache.cached(key="a")  # type: ignore[arg-type]
+
+
+async def test_what_is_no_type_and_no_factory_is_refused_by_name(cache: PromptCache) -> None:
+    with pytest.raises(ConfigurationError, match="type=5: expected a type"):
+        await cache.get("unknown", type=5)  # type: ignore[call-overload]
+    with pytest.raises(ConfigurationError, match="Plain'>: expected a type"):
+        await cache.get_or_create("key", gives(1), type=Plain)
+    for computed in (5, "text"):
+        with pytest.raises(ConfigurationError, match=f"factory={computed!r}: expected a callable"):
+            await cache.get_or_create("key", computed)  # type: ignore[call-overload]
+        with pytest.raises(ConfigurationError, match=f"factory={computed!r}: expected a callable"):
+            cache.stream("key", computed)  # type: ignore[arg-type]
+    with pytest.raises(ConfigurationError, match="on_progress=5: expected a callable"):
+        await cache.warm([], on_progress=5)  # type: ignore[arg-type]
 
 
 async def test_it_works_without_async_with_and_after_aclose() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from engine_tools import Plain, gives, unwanted
 
-from aiopromptcache import ConfigurationError, Entry, Kind, MemoryTier, PromptCache
+from aiopromptcache import CacheEvent, ConfigurationError, Entry, Kind, MemoryTier, PromptCache
 from aiopromptcache.testing import FaultyTier, VirtualClock
 
 pytestmark = pytest.mark.anyio
@@ -137,6 +137,36 @@ class Broken(MemoryTier):
 
     async def aclose(self) -> None:
         raise OSError("this disk is gone")
+
+
+class Wordless(Plain):
+    """It removes, and does not say what."""
+
+    async def delete(self, slots: Sequence[str]) -> Any:
+        await super().delete(slots)
+
+    async def clear(self, namespace: str) -> Any:
+        await super().clear(namespace)
+
+    async def invalidate(self, namespace: str, tags: Iterable[str]) -> Any:
+        await super().invalidate(namespace, tags)
+
+
+async def test_a_tier_that_does_not_say_what_it_removed_is_at_fault(clock: VirtualClock) -> None:
+    events: list[CacheEvent] = []
+    async with PromptCache(MemoryTier(), Wordless(), clock=clock, hooks=[events.append]) as cache:
+        await cache.set("key", 1, tags=["tag"])
+        assert await cache.delete("key") == 1
+        await cache.set("key", 1, tags=["tag"])
+        assert await cache.invalidate("tag") == 1
+        await cache.set("key", 1)
+        assert await cache.clear() == 1
+        assert await cache.get("key") is None
+    assert [str(event.error) for event in events if event.kind == "error"] == [
+        "the tier gave a NoneType; expected: Set",
+        "the tier gave a NoneType; expected: int",
+        "the tier gave a NoneType; expected: int",
+    ]
 
 
 async def test_a_local_tier_of_another_name_is_counted_under_it(clock: VirtualClock) -> None:

@@ -119,3 +119,8 @@ def test_models_are_read_with_type() -> None:
 def test_a_value_that_does_not_fit_is_a_misfit(value: Any, kind: Any) -> None:
     with pytest.raises(Misfit):
         decode_as(stored(value), kind)
+
+
+def test_an_int_that_python_does_not_write_is_refused_as_such() -> None:
+    with pytest.raises(TypeError, match=r"value has an int that cannot be written: .*digits"):
+        encode({"a": [10**5_000]})

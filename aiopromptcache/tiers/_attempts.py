@@ -109,7 +109,9 @@ class Attempts:
             self._failed(OSError(f"the tier cancelled itself: {error}"), loop.time() - started)
             raise Out from None
         except Exception as error:
-            self._failed(error, loop.time() - started)
+            # One that ran out of time while others were answered says that there is too much to do.
+            behind = isinstance(error, TimeoutError) and breaker.answered > began
+            self._failed(error, loop.time() - started, behind=behind)
             raise Out from None
         finally:
             self._took((self._name, name), perf_counter() - began)
@@ -118,20 +120,25 @@ class Attempts:
         return result
 
     def _worked(self, breaker: Breaker) -> None:
-        breaker.failures = 0
+        breaker.worked()
         if breaker is self.writes:
-            self.reads.failures = 0
+            self.reads.worked()
         if not (self.reads.failures or self.writes.failures or self._backlog):
             self._warned = False
 
-    def _failed(self, error: Exception, took: float) -> None:
+    def _failed(self, error: Exception, took: float, *, behind: bool = False) -> None:
+        """Count a failure, but not that of a tier that is `behind`: of those one is told."""
         logger.debug("cache tier %s failed", self._name, exc_info=error)
-        if not self.reads.open:  # what follows belongs to the same outage
+        told = self._warned or asyncio.get_running_loop().time() < self._quiet_until
+        if not (self.reads.open or (behind and told)):  # what follows belongs to the same outage
             self._context.notify("error", None, None, error)
         self.slow = took > SLOW_SECONDS or isinstance(error, Refused)
         self.refused = refused = isinstance(error, Refused)
-        opened = self.writes.failed()
-        opened = (not refused and self.reads.failed()) or (refused and opened)
+        opened = not behind and self.writes.failed()
+        if opened:
+            self._backlog.trim()
+        if not refused:
+            opened = not behind and self.reads.failed()
         self._warn(error, always=opened)
         if opened:
             self._context.notify("breaker", None, None, error)

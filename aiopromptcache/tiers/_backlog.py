@@ -9,7 +9,10 @@ from typing import Any, NamedTuple
 from .._entry import Entry
 from ._base import GIVEN, Lease
 
-MAX_VALUES = 10_000
+MAX_VALUES = 1_000
+"""While the tier is out."""
+MAX_BEHIND = 10_000
+"""While it works, and has more to write than it gets done in time."""
 MAX_BYTES = 64 * 2**20
 """Of all values together."""
 MAX_REMOVALS = 10_000
@@ -34,7 +37,9 @@ class Missed(NamedTuple):
 class Backlog:
     """Bounded, newest per slot. Until it is written it also stands over what the tier says."""
 
-    def __init__(self) -> None:
+    def __init__(self, out: Callable[[], bool] = lambda: True) -> None:
+        self._out = out
+        """Is the tier out?"""
         self.values: dict[str, Missed] = {}
         self.removals: dict[str, Missed] = {}
         self.cleared: object | None = None
@@ -57,7 +62,12 @@ class Backlog:
             return
         self.values[slot] = missed
         self._bytes += missed.entry.size
-        while len(self.values) > MAX_VALUES or self._bytes > MAX_BYTES:
+        self.trim()
+
+    def trim(self) -> None:
+        """Only the newest values stay."""
+        most = MAX_VALUES if self._out() else MAX_BEHIND
+        while len(self.values) > most or self._bytes > MAX_BYTES:
             self._give_up(next(iter(self.values.values())))
 
     def _remove(self, missed: Missed) -> None:

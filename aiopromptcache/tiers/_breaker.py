@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from time import perf_counter
+
 FAILURES_TO_OPEN = 5
 
 
@@ -11,6 +14,13 @@ class Breaker:
     def __init__(self) -> None:
         self.failures = 0
         self.open = False
+        self.answered = -math.inf
+        """When the tier last did what it was asked, by `perf_counter`."""
+
+    def worked(self) -> None:
+        """The tier did what it was asked."""
+        self.failures = 0
+        self.answered = perf_counter()
 
     def failed(self) -> bool:
         """Count one; True where it opened the breaker."""

@@ -32,7 +32,10 @@ class Cipher:
             raise ImportError(
                 "encryption_key needs the extra: pip install 'aiopromptcache[encryption]'"
             ) from error
-        masters = [_key_bytes(key) for key in ([keys] if isinstance(keys, (str, bytes)) else keys)]
+        listed = (
+            keys if isinstance(keys, Sequence) and not isinstance(keys, (str, bytes)) else [keys]
+        )
+        masters = [_key_bytes(key) for key in listed]
         if not masters:
             raise ConfigurationError("encryption_key=[]: expected at least one key")
         self._invalid = InvalidTag
@@ -101,11 +104,12 @@ def _key_bytes(key: str | bytes) -> bytes:
     """32 bytes. The value is a secret, so the error does not show it."""
     if isinstance(key, str):
         try:
-            key = base64.urlsafe_b64decode(key.encode("ascii"))
+            key = base64.urlsafe_b64decode(key.encode("ascii") + b"=" * (-len(key) % 4))
         except (binascii.Error, UnicodeEncodeError):
             raise ConfigurationError("encryption_key: a str must be URL-safe base64") from None
     if not isinstance(key, bytes) or len(key) != 32:
+        got = f"{len(key)} bytes" if isinstance(key, bytes) else f"a {type(key).__qualname__}"
         raise ConfigurationError(
-            f"encryption_key: expected 32 bytes, or their URL-safe base64 as str; got {len(key)}"
+            f"encryption_key: expected 32 bytes, or their URL-safe base64 as str; got {got}"
         )
     return key

@@ -9,7 +9,7 @@ nothing that was deleted meanwhile comes back to life.
 from __future__ import annotations
 
 import builtins
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
 from typing import Any, TypeVar, cast
 
@@ -39,7 +39,7 @@ class Guard:
         """How far the news of a shared tier have been heeded."""
         self.timeout = seconds("timeout", getattr(tier, "timeout", DEFAULT_TIMEOUT))
         self._bulk = seconds("bulk_timeout", getattr(tier, "bulk_timeout", self.timeout))
-        self._backlog = backlog = Backlog()
+        self._backlog = backlog = Backlog(lambda: self._attempts.writes.open)
         self._attempts = attempts = Attempts(
             tier.name, self.timeout, context, took, backlog, lambda: self._recovery.start()
         )
@@ -190,13 +190,13 @@ class Guard:
         timeout = self._bulk if len(slots) > CATCH_UP else None  # its steps have the usual one
         try:
             gone = await self._attempts.write(
-                "delete", lambda: self.tier.delete(slots), timeout=timeout
+                "delete", lambda: _of(Set, self.tier.delete(slots)), timeout=timeout
             )
         except Out:
             self._miss([Missed(None, self.right(slot)) for slot in slots])
             return set()
         self._backlog.settle(owed)
-        return gone
+        return {*gone}
 
     async def clear(self, namespace: str) -> int:
         """See `Tier.clear`."""
@@ -204,7 +204,7 @@ class Guard:
         cleared, tags, owed = backlog.cleared, dict(backlog.tags), backlog.void_all()
         try:
             count = await self._attempts.write(
-                "clear", lambda: self.tier.clear(namespace), timeout=self._bulk
+                "clear", lambda: _of(int, self.tier.clear(namespace)), timeout=self._bulk
             )
         except Out:
             backlog.clear()
@@ -221,7 +221,9 @@ class Guard:
         self._backlog.invalidate(wanted)
         try:
             return await self._attempts.write(
-                "invalidate", lambda: self.tier.invalidate(namespace, wanted), timeout=self._bulk
+                "invalidate",
+                lambda: _of(int, self.tier.invalidate(namespace, wanted)),
+                timeout=self._bulk,
             )
         except Out:
             self._backlog.invalidate(wanted, owed=True)
@@ -258,8 +260,17 @@ class Guard:
         await self._recovery.stop()
 
 
-async def _entries(operation: Awaitable[Mapping[str, Entry]]) -> Mapping[str, Entry]:
+async def _of(kind: Any, operation: Awaitable[T]) -> T:
     """What a tier gave, which a third party may have written."""
+    found = await operation
+    if not isinstance(found, kind):
+        raise TypeError(
+            f"the tier gave a {type(found).__qualname__}; expected: {kind.__qualname__}"
+        )
+    return found
+
+
+async def _entries(operation: Awaitable[Mapping[str, Entry]]) -> Mapping[str, Entry]:
     found = await operation
     if not isinstance(found, Mapping) or not all(isinstance(e, Entry) for e in found.values()):
         raise TypeError("the tier gave something else than entries by slot")

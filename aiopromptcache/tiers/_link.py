@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
+import secrets
 from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.connection import parse_url
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import (
@@ -35,6 +38,7 @@ class Link:
     def __init__(self, url_or_client: Any, timeout: float) -> None:
         self._url = url_or_client if isinstance(url_or_client, str) else None
         self._timeout = timeout
+        self._name = secrets.token_hex(8)
         self._client: Any = _checked(url_or_client) if self._url is None else None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._lines = Lines(self._line)
@@ -46,6 +50,13 @@ class Link:
             raise ConfigurationError(
                 f"{self._url.partition('://')[0]!r}: expected a redis://, rediss:// or unix:// URL"
             )
+        if self._url is not None:
+            _parsed(self._url)
+
+    @property
+    def writer(self) -> str:
+        """Who writes here: another one in each process, also where one was forked from another."""
+        return f"{self._name}{os.getpid():x}"
 
     def _start(self) -> None:
         """What belongs to an event loop is made anew for the running one."""
@@ -208,7 +219,8 @@ def _lean(kind: Any, options: Mapping[str, Any]) -> Any:
     """A connection like those of a client, without what costs each command or connection time."""
     kept = {n: v for n, v in options.items() if not n.startswith("maint_notifications")}
     # Deadlines are ours; RESP 2 is read faster; nobody needs to know the library's name.
-    return kind(**{**kept, "socket_timeout": None, "protocol": 2, "driver_info": None})
+    timeouts = {"socket_timeout": None, "socket_connect_timeout": None}
+    return kind(**{**kept, **timeouts, "protocol": 2, "driver_info": None})
 
 
 async def _patient(client: Any, *args: Any, on: Any = None) -> Any:
@@ -246,6 +258,16 @@ def _made(url: str, timeout: float) -> Any:
         socket_connect_timeout=timeout,
         retry=Retry(NoBackoff(), 0),
     )
+
+
+def _parsed(url: str) -> None:
+    try:
+        parse_url(url)
+    except ValueError:  # its words may show a part of the password
+        raise ConfigurationError(
+            "the Redis URL cannot be read; expected one such as redis://localhost:6379/0, with a "
+            "port from 0 to 65535, and signs such as / and # in a password written as %2F and %23"
+        ) from None
 
 
 def _checked(client: Any) -> Any:

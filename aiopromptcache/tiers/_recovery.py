@@ -201,10 +201,10 @@ class Recovery:
     # The end
 
     async def finish(self) -> None:
-        """Write what waits, if that is possible."""
+        """Write what waits, for as long as the tier takes it."""
         await self.stop()
         try:
-            async with asyncio.timeout(self._attempts.timeout):
+            async with asyncio.timeout(self._bulk):
                 if self._backlog:
                     await self._catch_up()
         except (Out, TimeoutError):

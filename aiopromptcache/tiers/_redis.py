@@ -7,7 +7,6 @@ import builtins
 import itertools
 import math
 import re
-import secrets
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -104,16 +103,15 @@ class RedisTier:
         self._link = Link(url_or_client, self.timeout)
         self._context: TierContext | None = None
         self._attached: list[str] = []
-        self._writer = secrets.token_hex(8)
         self._tokens = itertools.count()
-        self.relay = RedisRelay(self._link, self._names, self._cipher, self._writer)
+        self.relay = RedisRelay(self._link, self._names, self._cipher)
         """Passes on streams that are still coming; see `RelayTier`."""
         self.reports = RedisReports(self._link, self._names, self._cipher)
         """Where processes say how they are; see `ReportingTier`."""
         self.neighbours = RedisNeighbours(self._link, self._names, self._cipher)
         """Finds questions by their vectors, on servers that can; see `NeighbourTier`."""
         self._measure = RedisMeasure(self._link, self._names, max_entries, self.timeout)
-        self._sweeper = Sweeper(self._link, self._names, self._writer, self.timeout)
+        self._sweeper = Sweeper(self._link, self._names, self.timeout)
         self._writes: Batcher[_Write, bool] = Batcher(self._write, self.timeout)
         self._drops: Batcher[str, bool] = Batcher(self._drop, self.timeout)
         self._offset: float = 0.0
@@ -170,7 +168,8 @@ class RedisTier:
 
         What is written or goes meanwhile may be listed or not, and now and then something twice.
         """
-        offset = await self._clock_offset()
+        async with asyncio.timeout(self.timeout):
+            offset = await self._clock_offset()
         found = listing(self._link, self._names, self._cipher, namespace, self.timeout)
         async for batch in found:
             yield [self._listed(slot, record, offset) for slot, record in batch]
@@ -216,7 +215,7 @@ class RedisTier:
             namespace, places = lease.slot.partition(":")[0], self._names.places(lease.slot)
             name, sealed = places.names[0], self._names.sealed(lease.slot)
             log = [] if self._link.clustered else [self._names.log(namespace)]
-            args = [lease.token, name, sealed, self._writer, kind]
+            args = [lease.token, name, sealed, self._link.writer, kind]
             calls.append(Call(RELEASE, [places.lease, *log], args))
             said.append((namespace, name, sealed))
         for waited, (namespace, *news) in zip(await self._link.run_all(calls), said, strict=True):
@@ -246,7 +245,7 @@ class RedisTier:
 
     def _aside(self, namespace: str) -> str:
         """Whose news are none: ours, unless caches share us. What one does is news to the other."""
-        return self._writer if self._attached.count(namespace) == 1 else ""
+        return self._link.writer if self._attached.count(namespace) == 1 else ""
 
     def _lease_life(self) -> int:
         return max(1, int(self.lease * LEASE_SHARE * 1_000))
@@ -296,7 +295,7 @@ class RedisTier:
     ) -> list[Claim]:
         """One script for slots of one namespace."""
         keys = list(log)
-        token = f"{self._writer}.{next(self._tokens):x}."
+        token = f"{self._link.writer}.{next(self._tokens):x}."
         for slot in slots:
             places = self._names.places(slot)
             keys += [places.entry, places.lease]
@@ -366,7 +365,7 @@ class RedisTier:
             keys += self._book_keys(namespace, entry)
         mode = "set" if unconditional else "given" if token == GIVEN else "fill"
         token = self._aside(namespace) if token == GIVEN else token
-        news = [places.names[0], self._names.sealed(slot), self._writer]
+        news = [places.names[0], self._names.sealed(slot), self._link.writer]
         args = [mode, token, since, record, self._life(entry), *news, self._max_entries]
         older = () if self._link.clustered else places.older
         args += [len(older), *older]
@@ -449,7 +448,7 @@ class RedisTier:
         for namespace in dict.fromkeys(slot.partition(":")[0] for slot in slots):
             own = {slot: at for slot, at in places.items() if slot.startswith(namespace + ":")}
             keys = [self._names.log(namespace), self._names.index(namespace)]
-            args: list[Any] = [1 + len(next(iter(own.values())).older), self._writer]
+            args: list[Any] = [1 + len(next(iter(own.values())).older), self._link.writer]
             for slot, at in own.items():
                 keys += [at.lease, *at.entries]
                 args += [at.names[0], self._names.sealed(slot)]

@@ -73,11 +73,10 @@ return place
 class RedisRelay:
     """See `Relay`."""
 
-    def __init__(self, link: Link, names: Names, cipher: Cipher | None, writer: str) -> None:
+    def __init__(self, link: Link, names: Names, cipher: Cipher | None) -> None:
         self._link = link
         self._names = names
         self._cipher = cipher
-        self._writer = writer
 
     async def want(self, slot: str, reader: str, seconds: float) -> str | None:
         """See `Relay.want`."""
@@ -106,7 +105,7 @@ class RedisRelay:
     async def _say(self, kind: bytes, slot: str) -> None:
         log = self._names.log(slot.partition(":")[0])
         name, sealed = self._names.places(slot).names[0], self._names.sealed(slot)
-        await self._link.run(Call(SAY, [log], [self._writer, kind, name, sealed]))
+        await self._link.run(Call(SAY, [log], [self._link.writer, kind, name, sealed]))
 
     async def publish(self, slot: str, stream: str, record: bytes, keep: str) -> str:
         """See `Relay.publish`."""

@@ -19,10 +19,9 @@ BATCH = 1_000
 class Sweeper:
     """Removes much at once, and says so in the log."""
 
-    def __init__(self, link: Link, names: Names, writer: str, timeout: float) -> None:
+    def __init__(self, link: Link, names: Names, timeout: float) -> None:
         self._link = link
         self._names = names
-        self._writer = writer
         self._timeout = timeout
 
     async def clear(self, namespace: str) -> int:
@@ -50,9 +49,9 @@ class Sweeper:
             name, sealed = self._names.tag_names(namespace, tag)[0], self._names.sealed(tag)
             older = self._names.tag_sets(namespace, tag)[1:]
             for members in older:
-                count += await self._empty(namespace, members, [name, sealed, self._writer, 0])
+                count += await self._empty(namespace, members, [name, sealed, self._link.writer, 0])
             newest = self._names.tag_sets(namespace, tag)[0]
-            count += await self._empty(namespace, newest, [name, sealed, self._writer, 1])
+            count += await self._empty(namespace, newest, [name, sealed, self._link.writer, 1])
         return count
 
     async def _empty(self, namespace: str, members: bytes, news: list[Any]) -> int:
@@ -82,7 +81,7 @@ class Sweeper:
         """Tell all who listen."""
         log = self._names.log(namespace)
         async with asyncio.timeout(self._timeout):
-            await self._link.run(Call(SAY, [log], [self._writer, kind, name, sealed]))
+            await self._link.run(Call(SAY, [log], [self._link.writer, kind, name, sealed]))
 
     async def _unlink_matching(self, pattern: bytes) -> int:
         count = 0

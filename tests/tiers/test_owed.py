@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
-from engine_tools import Plain
+from engine_tools import Plain, VirtualLoop
 
-from aiopromptcache import Entry, PromptCache
+from aiopromptcache import CacheEvent, Entry, PromptCache
 from aiopromptcache.testing import VirtualClock
-from aiopromptcache.tiers import _recovery
+from aiopromptcache.tiers import _backlog, _recovery
 from aiopromptcache.tiers._backlog import MAX_REMOVALS, Backlog, Missed
 from aiopromptcache.tiers._base import Lease
 
@@ -170,3 +170,89 @@ async def test_a_tier_that_is_slow_to_remove_is_given_less_at_once(
             await asyncio.sleep(0)
     assert not await tier.get([f"default:{name}" for name in names])
     await cache.aclose()
+
+
+class OneByOne(Downable):
+    """It works, at one write after another: twenty take as long as a call may."""
+
+    timeout = 0.25
+    bulk_timeout = 60.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stored: set[str] = set()
+        self._turn = asyncio.Lock()
+
+    async def set(self, entries: Any) -> None:
+        async with self._turn:
+            await asyncio.sleep(self.timeout / 20)
+            await super().set(entries)
+            self.stored |= entries.keys()
+
+
+def test_a_tier_that_works_and_does_not_keep_up_is_not_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_backlog, "MAX_VALUES", 10)
+    events: list[CacheEvent] = []
+
+    async def play() -> None:
+        tier = OneByOne()
+        cache = PromptCache(tier, hooks=[events.append], clock=asyncio.get_running_loop().time)
+        await asyncio.gather(*[cache.set(str(number), number) for number in range(200)])
+        guard = cache._engine.storage.remote[0]
+        assert guard.waiting > 100, "who waited for long enough went on"
+        while guard.waiting:
+            await asyncio.sleep(0.1)
+        assert len(await tier.get([f"default:{number}" for number in range(200)])) == 200
+        await cache.aclose()
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(play())
+    assert [event.kind for event in events if event.kind in ("error", "breaker")] == ["error"]
+    assert len(caplog.records) == 1
+
+
+def test_what_waits_for_a_tier_that_works_is_written_at_the_end() -> None:
+    """However long that takes, as long as each write is done in time."""
+
+    async def play() -> None:
+        tier = OneByOne()
+        cache = PromptCache(tier, clock=asyncio.get_running_loop().time)
+        await asyncio.gather(*[cache.set(str(number), number) for number in range(4_000)])
+        assert cache._engine.storage.remote[0].waiting > 3_000
+        await cache.aclose()
+        assert len(tier.stored) == 4_000
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(play())
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_of_what_waits_for_a_tier_to_return_the_newest_thousand_stay(
+    monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Also where it did not keep up before it went out."""
+    monkeypatch.setattr(_backlog, "MAX_VALUES", 10)
+
+    async def play() -> None:
+        tier = OneByOne()
+        cache = PromptCache(tier, clock=asyncio.get_running_loop().time)
+        guard = cache._engine.storage.remote[0]
+        if when == "before":
+            await asyncio.gather(*[cache.set(f"early {number}", 1) for number in range(200)])
+            assert guard.waiting > 100
+        tier.down = True
+        for number in range(20):
+            await cache.set(str(number), number)
+        assert guard.open
+        assert list(guard._backlog.values) == [f"default:{number}" for number in range(10, 20)]
+        tier.down = False
+        while guard.waiting:
+            await asyncio.sleep(0.1)
+        kept = await tier.get([f"default:{number}" for number in range(20)])
+        await cache.aclose()
+        assert list(kept) == [f"default:{number}" for number in range(10, 20)]
+
+    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        runner.run(play())

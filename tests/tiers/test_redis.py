@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import math
 from contextlib import AsyncExitStack
 from typing import Any
@@ -13,6 +14,7 @@ from engine_tools import unwanted
 
 from aiopromptcache import ConfigurationError, MemoryTier, Policy, PromptCache, RedisTier
 from aiopromptcache.testing import VirtualClock
+from aiopromptcache.tiers._crypt import Cipher
 
 pytestmark = pytest.mark.anyio
 
@@ -299,11 +301,29 @@ async def test_a_client_handed_in_is_left_open(url: str, raw: redis.asyncio.Redi
         (("http://example",), "http"),
         ((object(),), "object"),
         ((redis.asyncio.Redis(decode_responses=True),), "decode_responses"),
+        (("redis://localhost:port",), "port from 0 to 65535"),
+        (("redis://localhost:99999",), "port from 0 to 65535"),
     ],
 )
 def test_what_cannot_be_connected_to_is_refused(arguments: tuple[Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         RedisTier(*arguments)
+
+
+def test_what_is_said_of_a_url_shows_no_password() -> None:
+    with pytest.raises(ConfigurationError, match="%2F") as caught:
+        RedisTier("redis://:secret/word@localhost:6379/0")
+    assert "secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_key_may_be_base64_without_padding() -> None:
+    plain = bytes(range(32))
+    padded = base64.urlsafe_b64encode(plain).decode()
+    for key in (padded, padded.rstrip("=")):
+        cipher = RedisTier("redis://127.0.0.1", encryption_key=[key])._cipher
+        assert cipher is not None
+        assert cipher.open(b"place", Cipher(plain).seal(b"place", b"text")) == b"text"
 
 
 @pytest.mark.parametrize(
@@ -320,6 +340,8 @@ def test_what_cannot_be_connected_to_is_refused(arguments: tuple[Any], message: 
         {"encryption_key": "short"},
         {"encryption_key": b"31 bytes"},
         {"encryption_key": []},
+        {"encryption_key": 5},
+        {"encryption_key": [5]},
     ],
     ids=str,
 )

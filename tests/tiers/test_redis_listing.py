@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 import redis.asyncio
+from servers import Server
 
 from aiopromptcache import Entry, Kind, PromptCache, RedisTier
+from aiopromptcache.testing import TCPProxy
 from aiopromptcache.tiers._base import Listed, ListedTier
 from aiopromptcache.tiers._crypt import Cipher
 from aiopromptcache.tiers._wire import encode
@@ -133,3 +135,13 @@ async def test_a_slot_is_not_readable_in_a_sealed_record(
     assert record is not None
     assert b"telling" not in record
     assert b"default" not in record
+
+
+async def test_a_server_that_does_not_answer_is_not_waited_for(valkey: Server) -> None:
+    async with TCPProxy("127.0.0.1", valkey.port) as proxy:
+        proxy.black_hole()
+        tier = RedisTier(f"redis://{proxy.host}:{proxy.port}", timeout=0.05)
+        with pytest.raises(TimeoutError):
+            async for _ in tier.entries("default"):
+                pass
+        await tier.aclose()
