@@ -151,17 +151,18 @@ class Engine:
         if not ask.accepts(entry):
             return None
         verdict = decide(entry, policy, now)
-        if verdict is Verdict.REVALIDATE or (
-            verdict is Verdict.FRESH and self.is_due(entry, policy)
-        ):
-            self.refreshes.start(ask, entry)
-        elif not self._good(verdict, ask.slot):
+        old = verdict is Verdict.REVALIDATE
+        refresh = old or (verdict is Verdict.FRESH and self.is_due(entry, policy))
+        if not refresh and not self._good(verdict, ask.slot):
             ask.fwd = refused_as(entry, now)
             return None
         took = found.took
         if took is None and found.tier != self.storage.local_name:
             took = ask.spent or None  # a flight of this caller's has found it
-        return self.answers.hit(ask.key, entry, found.tier, took=took)
+        answer = self.answers.hit(ask.key, entry, found.tier, took=took)
+        if refresh:  # on a loop with eager tasks it may be over at once
+            self.refreshes.start(ask, entry)
+        return answer
 
     def _good(self, verdict: Verdict, slot: str) -> bool:
         """May an entry be given without asking the upstream first?"""
@@ -200,11 +201,17 @@ class Engine:
         if policy.only_if_cached and (answer := await self.fetch_stored(ask)):
             return answer
         lane = self._lane(policy)
-        if self._may_look(ask, lane) and (answer := await self._look_first(ask)) is not None:
-            return answer
+        waited = ask.waited > 0
+        if self._may_look(ask, lane):
+            waited = True
+            if (answer := await self._look_first(ask)) is not None:
+                return answer
         while self.joinable(ask.slot, policy, ask.follows) is not None:
+            waited = True
             if (answer := await self.follow(ask)) is not None:
                 return answer
+        if waited and lane is not None and (answer := self.local(ask)) is not None:
+            return answer  # another caller's flight came and went meanwhile
         return await self._lead(ask, lane)
 
     def _may_look(self, ask: Ask, lane: str | None) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import anyio.lowlevel
 import pytest
+from engine_tools import quiet
 
 from aiopromptcache import PromptCache, ReentrantCall
 from aiopromptcache._flights import twin
@@ -80,6 +81,7 @@ async def test_whoever_leaves_the_others_get_their_answer(
             assert isinstance(result, asyncio.CancelledError)
         else:
             assert result == {"call": 1}
+    await quiet()
     assert upstream.calls == 1
     assert upstream.cancelled == (len(leaving) == 4)
 
@@ -89,7 +91,7 @@ async def test_a_newcomer_does_not_join_a_dying_flight(cache: PromptCache) -> No
     tasks = await start(cache, upstream, 2)
     for task in tasks:
         task.cancel()
-    newcomer = asyncio.ensure_future(cache.get_or_create("key", upstream))
+    newcomer = asyncio.Task(cache.get_or_create("key", upstream))  # not eager on any loop
     await asyncio.gather(*tasks, return_exceptions=True)
     upstream.go.set()
     assert await newcomer == {"call": 2}

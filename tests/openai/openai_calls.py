@@ -351,7 +351,8 @@ class Upstream:
         """Bytes of events that come at once; None: all."""
         self.requests: list[httpx2.Request] = []
         self.cancelled = 0
-        self.steps = 0
+        self.steps = 1
+        """Turns of the event loop that an answer takes."""
         self.open = asyncio.Event()
         self.open.set()
 

@@ -191,7 +191,7 @@ async def test_a_newcomer_after_the_last_one_left_starts_anew(
     [gone] = start(ask(client))
     await server.wait_active(1)
     gone.cancel()
-    newcomers = start(ask(client), ask(client))
+    newcomers = [asyncio.Task(ask(client)) for _ in range(2)]  # not eager on any loop
     await server.wait_disconnects(1)
     await server.wait_calls(2)
     server.release()
