@@ -19,6 +19,7 @@ from ._entry import Entry
 from ._errors import NotCached
 from ._events import Hook
 from ._flights import Flight, FlightLost, Flights, OutOfPatience
+from ._found import Found
 from ._idle import idle_time
 from ._ledger import Ledger
 from ._policy import Policy, Verdict, decide, due_early, refused_as
@@ -27,7 +28,7 @@ from ._refresh import Refreshes, replaces
 from ._relay import Relays
 from ._similar import Similar
 from ._sizes import Sizes
-from ._storage import Found, Storage
+from ._storage import Storage
 from ._streams import Reader, read_live
 from .tiers._base import Lease, Tier
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from ._flights import Flight, Flights, OutOfPatience
 from ._follow import Follower, Form
+from ._found import Begun, Found
 from ._leases import Coordinator, Wait, wait_for_news
 from ._passed import End, Record, pack
 from ._stats import told_name
-from ._storage import Begun, Found
 from ._streams import Cursor, Live
 from .tiers._base import Lease, News, RelayTier
 

@@ -24,11 +24,11 @@ from ._control import mode, side_calls
 from ._entry import Entry
 from ._errors import ConfigurationError, NotCached, ReentrantCall
 from ._flights import Flight, FlightLost
+from ._found import Found
 from ._idle import idle_time
 from ._policy import Policy, Verdict, decide
 from ._refresh import in_background
 from ._status import CacheStatus
-from ._storage import Found
 from .tiers._base import Lease
 
 if TYPE_CHECKING:

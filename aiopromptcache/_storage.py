@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from time import perf_counter
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from ._entry import Entry
 from ._errors import ConfigurationError
 from ._flights import Flight, Flights
+from ._found import Begun, Found
 from ._idle import idle_time
 from ._keeping import Keeping, Turns
 from ._leases import Coordinator, Wait, wait_for_news
@@ -24,26 +25,6 @@ from ._looks import Looks
 from ._timings import timed
 from .tiers._base import Lease, LocalTier, News, SharedTier, Tier, TierContext
 from .tiers._guard import Guard
-
-
-class Found(NamedTuple):
-    """An entry, and the tier that had it."""
-
-    entry: Entry
-    tier: str
-    waited: bool = False
-    """Did another process's flight bring it?"""
-    took: float | None = None
-    """Seconds that it took to find it in a remote tier."""
-
-
-class Begun(NamedTuple):
-    """How a flight begins: with what a tier has, or with the right to load it."""
-
-    found: Found | None = None
-    lease: Lease | None = None
-    spent: float = 0.0
-    """Seconds that remote tiers took."""
 
 
 class Storage:
@@ -485,8 +466,10 @@ class Storage:
                     await self.local.clear(self.prefix[:-1])
 
     async def aclose(self) -> None:
-        """Close what the tiers made."""
+        """Write what waits, and close what the tiers made."""
         await self._looks.finish()
+        for guard in self.remote:
+            await guard.finish()
         if self.shared is not None:
             await self.shared.aclose()
         if self.local is not None:

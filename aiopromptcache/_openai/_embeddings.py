@@ -20,11 +20,11 @@ from .._engine import Engine
 from .._entry import Entry, Kind, total
 from .._errors import NotCached
 from .._flights import FlightLost, OutOfPatience
+from .._found import Found
 from .._idle import idle_time
 from .._keys import canonical
 from .._policy import Verdict, decide, refused_as
 from .._refresh import in_background, replaces
-from .._storage import Found
 from ._endpoints import Body
 from ._vectors import is_item
 

@@ -20,10 +20,10 @@ from openai import APITimeoutError, not_given
 from .._ask import Answer, Ask, Loaded
 from .._entry import Entry, Kind
 from .._flights import OutOfPatience
+from .._found import Found
 from .._idle import idle_time
 from .._policy import Verdict, decide
 from .._status import mark, outcome_of
-from .._storage import Found
 from .._streams import Live
 from ._binding import RAW_HEADER, Binding, Call, given, planned, snapshot
 from ._embeddings import Items, summary

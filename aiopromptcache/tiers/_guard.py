@@ -251,9 +251,16 @@ class Guard:
                     self._recovery.start()
                 self._recovery.hurry()
 
-    async def aclose(self) -> None:
-        """Write what waits, if that is possible, and close the tier."""
+    async def finish(self) -> None:
+        """Write what waits, for as long as the tier takes it.
+
+        Before what a shared tier tells is no longer heard: what was heard need not be looked at
+        again for each write.
+        """
         await self._recovery.finish()
+
+    async def aclose(self) -> None:
+        """Close the tier."""
         attempts = self._attempts
         with suppress(Out):
             await attempts.make("close", attempts.reads, self.tier.aclose, self.timeout)

@@ -18,7 +18,7 @@ LOG_LENGTH = 10_000
 """News that a log remembers, roughly."""
 LOG_LIFE = 86_400_000
 """Milliseconds that a log outlives its latest news."""
-_CHECKED = 1_000
+CHECKED = 1_000
 """News that a fill is checked against at most; behind more than that it is refused."""
 
 
@@ -92,8 +92,8 @@ local function overtaken(log, since, names, mine, but)
   if cut and mine and since ~= '0-0' then return true end  -- the log went, and the lease did not
   if not first then return false end
   if cut and trimmed(log) then return true end
-  local news = redis.call('XRANGE', log, '(' .. since, '+', 'COUNT', {_CHECKED})
-  if #news == {_CHECKED} then return true end
+  local news = redis.call('XRANGE', log, '(' .. since, '+', 'COUNT', {CHECKED})
+  if #news == {CHECKED} then return true end
   for _, item in ipairs(news) do
     local kind, name = item[2][2], item[2][4]
     local counts = kind == 'd' or kind == 's' or kind == 't'

@@ -12,8 +12,10 @@ from together import Held, deaf, guard_of, lost, made_good, peeked, replaced, te
 
 from aiopromptcache import PromptCache
 from aiopromptcache.testing import VirtualClock
+from aiopromptcache.tiers import _backlog
 from aiopromptcache.tiers._backlog import MAX_REMOVALS, MAX_VALUES
 from aiopromptcache.tiers._base import News
+from aiopromptcache.tiers._lua import CHECKED
 
 pytestmark = pytest.mark.anyio
 
@@ -149,3 +151,17 @@ async def test_what_may_have_been_overtaken_unheard_is_kept_by_redis_alone(url: 
                 assert await flight == 1
             assert peeked(leader, KEY) == (1 if arrives else None)
             assert await leader.get(KEY) == (1 if arrives else None)
+
+
+async def test_all_that_waits_at_the_end_is_written(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than the news that a write is checked against: its own are among them."""
+    monkeypatch.setattr(_backlog, "MAX_VALUES", 3 * CHECKED)
+    keys = [str(number) for number in range(2 * CHECKED)]
+    async with team(url) as [leader, other]:
+        with lost(leader):
+            for key in keys:
+                await leader.set(key, key)
+        await leader.aclose()
+        assert await asyncio.gather(*[other.get(key) for key in keys]) == keys
