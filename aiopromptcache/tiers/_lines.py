@@ -14,6 +14,8 @@ from typing import Any
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import ResponseError
 
+_LOST = (OSError, RedisConnectionError, AttributeError)
+"""From Python 3.12 on, writing to a transport that was closed meanwhile is an AttributeError."""
 AT_ONCE = 8
 """Connections at most; whoever comes later waits."""
 
@@ -38,7 +40,7 @@ class Lines:
             idle = line.is_connected
             try:
                 replies = await _exchange(line, packed, len(commands))
-            except (OSError, RedisConnectionError):
+            except _LOST:
                 await line.disconnect(nowait=True)
                 if not idle:
                     raise
