@@ -143,6 +143,9 @@ class Watch:
         """End until `begin`, or until the cache is used after `arm`; say good-bye to others."""
         loop = asyncio.get_running_loop()
         self._closed = True
+        if self._disarm is not None:  # closing a tier is no use of it
+            self._disarm()
+            self._disarm = None
         if self._loop is not loop:
             return
         if self._timer is not None:

@@ -346,6 +346,18 @@ async def test_it_begins_with_the_first_use_and_ends_with_the_cache() -> None:
         assert watch._loop is None
 
 
+async def test_that_a_cache_closes_its_tiers_is_no_use_of_it() -> None:
+    cache = PromptCache(FaultyTier())
+    Dashboard(cache)
+    await cache.aclose()
+    watch = watch_of(cache)
+    assert (watch._loop, watch._timer) == (None, None)
+    await cache.get("key")
+    assert watch._loop is asyncio.get_running_loop()
+    await cache.aclose()
+    assert watch._loop is None
+
+
 async def test_a_cache_without_memory_is_watched_too() -> None:
     async with PromptCache(FaultyTier()) as cache:
         share(cache)
